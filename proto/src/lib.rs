@@ -6,6 +6,7 @@
 //! Architecture Invariant: no key that opens an envelope exists in this crate, and nothing here can make one.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod accept;
 pub mod frame;
 pub mod hash;
 pub mod identity;

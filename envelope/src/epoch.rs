@@ -1,0 +1,312 @@
+//! A publisher's epochs: starting one, sealing under it.
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use rand_core::CryptoRng;
+use sealcast_proto::hash::HashLabel;
+use sealcast_proto::hash::hash;
+use sealcast_proto::ids::is_prekey_id;
+use sealcast_proto::limits::{MAX_ADVANCES, MAX_EPOCH_BATCHES, MAX_SLOTS};
+use sealcast_proto::object::{Batch, Beacon, EpochHeader, Mode, PrevClose};
+use sealcast_proto::record::{BatchRecord, batch_aad};
+use sealcast_proto::{
+    BatchNo, Epoch, Hash, Identity, MemberIndex, PublicKey, RosterSeq, Seq, Signed, SlotSource, TopicId,
+};
+
+use crate::batch::{self, SealError};
+use crate::derive::{AdvanceSecret, BatchKey, Context, EpochSecrets, Seed};
+use crate::secret::{Secret, opaque_debug};
+use crate::wrap::{SlotMaker, WrapSecret, WrapTarget};
+
+/// What an epoch is bound to, decided before its secrets are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochPlan {
+    /// Which topic.
+    pub topic: TopicId,
+    /// Who will seal: the identity given to [`NewEpoch::finish`].
+    pub publisher: PublicKey,
+    /// Higher than the last known.
+    pub epoch: Epoch,
+    /// The publisher's last accepted header; zeros: none.
+    pub prev_header_hash: Hash,
+    /// The roster it is made for.
+    pub roster_seq: RosterSeq,
+    /// That entry's hash; at seq 0 the topic id.
+    pub roster_hash: Hash,
+}
+
+/// An epoch that could not be started. Nothing was stepped or erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EpochError {
+    /// Two targets of one member, or not in order.
+    #[error("wrap targets must be sorted by member, each member once")]
+    Order,
+    /// A source this version does not wrap to: the KEK, or an impossible prekey id.
+    #[error("a wrap target's source must be a prekey or the static wrap key")]
+    Source,
+    /// More members than a table holds.
+    #[error("a slot table holds at most 4000000 members: split the topic")]
+    TooManySlots,
+    /// The plan does not follow the epoch it is to advance from.
+    #[error("an advance must follow its own publisher's last accepted epoch: start a fresh one")]
+    NotSuccessor,
+    /// [`MAX_ADVANCES`] in a row.
+    #[error("256 epochs advanced in a row: start a fresh one")]
+    TooManyAdvances,
+    /// The random generator gave a key that cannot come from randomness.
+    #[error("the random generator is broken: do not use this machine")]
+    Randomness,
+}
+
+/// Starts an epoch from new randomness, with one DH slot per target (rising by member). In parallel on rayon's threads.
+pub fn fresh(
+    plan: &EpochPlan,
+    targets: &[WrapTarget],
+    rng: &mut impl CryptoRng,
+) -> Result<NewEpoch, EpochError> {
+    start(plan, Start::Fresh, targets, rng)
+}
+
+/// Starts an epoch that everybody in `from` derives, with slots for `newcomers` only: one way, so these learn nothing
+/// of the past. Its `AS` stays in `from` until the caller drops that.
+pub fn advance(
+    plan: &EpochPlan,
+    from: &EpochSender,
+    newcomers: &[WrapTarget],
+    rng: &mut impl CryptoRng,
+) -> Result<NewEpoch, EpochError> {
+    if (plan.topic, plan.publisher) != (from.header.topic, from.header.publisher)
+        || plan.prev_header_hash != from.header_hash
+        || plan.epoch <= from.header.epoch
+    {
+        return Err(EpochError::NotSuccessor);
+    }
+    if from.advances >= MAX_ADVANCES {
+        return Err(EpochError::TooManyAdvances);
+    }
+    start(plan, Start::Advance(from), newcomers, rng)
+}
+
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    Fresh,
+    Advance(&'a EpochSender),
+}
+
+fn start(
+    plan: &EpochPlan,
+    how: Start<'_>,
+    targets: &[WrapTarget],
+    rng: &mut impl CryptoRng,
+) -> Result<NewEpoch, EpochError> {
+    check_targets(targets)?;
+    let epoch_key = Box::new(SigningKey::from_bytes(Secret::random(rng).as_bytes()));
+    let epoch_vk = PublicKey::from_bytes(epoch_key.verifying_key().as_bytes());
+    // Independent of the seed: every member knows the seed, and must not know the other members' slot keys.
+    let ephemeral = (!targets.is_empty()).then(|| WrapSecret::generate(rng));
+    let (mode, kek_gen, advances) = match how {
+        Start::Fresh => (Mode::Fresh, 0, 0),
+        Start::Advance(from) => (Mode::Advance, from.header.kek_gen, from.advances.saturating_add(1)),
+    };
+    let mut header = EpochHeader {
+        topic: plan.topic,
+        publisher: plan.publisher,
+        epoch: plan.epoch,
+        prev_header_hash: plan.prev_header_hash,
+        prev_close: None,
+        roster_seq: plan.roster_seq,
+        roster_hash: plan.roster_hash,
+        mode,
+        kek_gen,
+        enc: ephemeral.as_ref().map_or([0; 32], WrapSecret::public),
+        commitment: [0; 32],
+        epoch_vk: epoch_vk.map_err(|_| EpochError::Randomness)?,
+        slot_count: 0,
+        slots_hash: Hash::ZERO,
+        time_ms: 0,
+    };
+    let context = Context::of(&header);
+    let seed = match how {
+        Start::Fresh => Seed(Secret::random(rng)),
+        Start::Advance(from) => from.advance.seed(&context),
+    };
+    let (table, skipped) = match &ephemeral {
+        Some(ephemeral) => SlotMaker::new(&context, ephemeral, &seed).table(targets),
+        None => Default::default(),
+    };
+    if table.is_empty() && !skipped.is_empty() {
+        // Every key was refused: `enc` must be zeros where there is no DH slot, and all of it is bound to `enc`.
+        return Ok(NewEpoch { skipped, ..start(plan, how, &[], rng)? });
+    }
+    let secrets = EpochSecrets::new(&seed, &context);
+    header.commitment = secrets.commitment;
+    header.slot_count = u32::try_from(targets.len() - skipped.len()).map_err(|_| EpochError::TooManySlots)?;
+    header.slots_hash = hash(HashLabel::Slots, &[&table]);
+    Ok(NewEpoch { header, table: table.into(), skipped, secrets, epoch_key, advances })
+}
+
+fn check_targets(targets: &[WrapTarget]) -> Result<(), EpochError> {
+    if targets.len() > MAX_SLOTS as usize {
+        return Err(EpochError::TooManySlots);
+    }
+    if !targets.is_sorted_by(|a, b| a.member < b.member) {
+        return Err(EpochError::Order);
+    }
+    let usable = |source| match source {
+        SlotSource::Static => true,
+        SlotSource::Prekey(id) => is_prekey_id(id),
+        SlotSource::Kek => false,
+    };
+    if targets.iter().all(|target| usable(target.source)) { Ok(()) } else { Err(EpochError::Source) }
+}
+
+/// An epoch whose table can be uploaded while the epoch before still seals; [`NewEpoch::finish`] signs its header.
+pub struct NewEpoch {
+    header: EpochHeader,
+    table: Bytes,
+    skipped: Vec<MemberIndex>,
+    secrets: EpochSecrets,
+    epoch_key: Box<SigningKey>,
+    advances: u32,
+}
+
+impl NewEpoch {
+    /// The slot table: `slot_count` records of 56 bytes, rising by member.
+    pub fn table(&self) -> Bytes {
+        self.table.clone()
+    }
+
+    /// `H("slots", table)`.
+    pub fn slots_hash(&self) -> Hash {
+        self.header.slots_hash
+    }
+
+    /// Slots in the table.
+    pub fn slot_count(&self) -> u32 {
+        self.header.slot_count
+    }
+
+    /// The members that got no slot because their key is non-contributory, rising.
+    pub fn skipped(&self) -> &[MemberIndex] {
+        &self.skipped
+    }
+
+    /// Signs the header with `identity`, which must be the plan's publisher. `prev_close` covers every batch sealed
+    /// under the epoch before: so this comes last.
+    pub fn finish(
+        self,
+        prev_close: Option<PrevClose>,
+        time_ms: u64,
+        identity: &Identity,
+    ) -> (Signed<EpochHeader>, EpochSender) {
+        debug_assert_eq!(identity.public(), self.header.publisher, "the plan names another publisher");
+        let header = EpochHeader { prev_close, time_ms, ..self.header };
+        let signed = Signed::sign(&header, identity.signing_key());
+        let header_hash = signed.hash();
+        let EpochSecrets { batch_key, advance, .. } = self.secrets;
+        let sender = EpochSender {
+            header,
+            header_hash,
+            epoch_key: self.epoch_key,
+            batch_key,
+            advance,
+            advances: self.advances,
+            next_batch_no: BatchNo(0),
+            last_hash: header_hash,
+        };
+        (signed, sender)
+    }
+}
+
+/// A publisher's side of one epoch: seals batches and signs beacons. Never opens.
+pub struct EpochSender {
+    header: EpochHeader,
+    header_hash: Hash,
+    epoch_key: Box<SigningKey>,
+    batch_key: BatchKey,
+    advance: AdvanceSecret,
+    advances: u32,
+    next_batch_no: BatchNo,
+    last_hash: Hash,
+}
+
+impl EpochSender {
+    /// Which epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.header.epoch
+    }
+
+    /// Its header's hash.
+    pub fn header_hash(&self) -> Hash {
+        self.header_hash
+    }
+
+    /// Its header.
+    pub fn header(&self) -> &EpochHeader {
+        &self.header
+    }
+
+    /// The number the next batch gets; also how many were sealed.
+    pub fn next_batch_no(&self) -> BatchNo {
+        self.next_batch_no
+    }
+
+    /// The last batch's hash; the header's if there was none.
+    pub fn last_hash(&self) -> Hash {
+        self.last_hash
+    }
+
+    /// Advances since the last fresh epoch.
+    pub fn advances(&self) -> u32 {
+        self.advances
+    }
+
+    /// Seals encoded messages ([`crate::Message::encode`]) as the next batch and steps the ratchet: the key that
+    /// sealed it is gone on return. On error nothing was sealed and nothing steps.
+    pub fn seal(
+        &mut self,
+        messages: &[Bytes],
+        first_seq: Seq,
+        time_ms: u64,
+        end: bool,
+    ) -> Result<BatchRecord, SealError> {
+        let (count, n) = batch::measure(messages, end)?;
+        first_seq.plus(count.into()).ok_or(SealError::SeqOverflow)?;
+        if self.next_batch_no.0 >= MAX_EPOCH_BATCHES {
+            return Err(SealError::EpochFull);
+        }
+        let next_batch_no = self.next_batch_no.next().ok_or(SealError::EpochFull)?;
+        let body = Batch {
+            epoch: self.header.epoch,
+            batch_no: self.next_batch_no,
+            first_seq,
+            count,
+            time_ms,
+            end,
+            prev_batch_hash: self.last_hash,
+        }
+        .encode();
+        let aad = batch_aad(&self.header_hash, &body);
+        let sealed = batch::seal(messages, n, &self.batch_key.seal_key(), &aad)?;
+        let (record, hash) = BatchRecord::sign(body, &aad, sealed, &self.epoch_key);
+        self.batch_key = self.batch_key.next();
+        self.next_batch_no = next_batch_no;
+        self.last_hash = hash;
+        Ok(record)
+    }
+
+    /// A sign of life. The roster named is the newest the publisher verified, which may be ahead of the header's.
+    pub fn beacon(&self, roster_seq: RosterSeq, roster_hash: Hash, time_ms: u64) -> Signed<Beacon> {
+        let beacon = Beacon {
+            header_hash: self.header_hash,
+            next_batch_no: self.next_batch_no,
+            last_batch_hash: self.last_hash,
+            roster_seq,
+            roster_hash,
+            time_ms,
+        };
+        Signed::sign(&beacon, &self.epoch_key)
+    }
+}
+
+opaque_debug!(NewEpoch, EpochSender);

@@ -1,0 +1,41 @@
+//! HKDF-SHA256 (RFC 5869), its two halves, without an error path: every length here is a constant.
+
+use hkdf::HmacImpl;
+use hkdf::hmac::Hmac;
+use sha2::Sha256;
+use zeroize::{Zeroize, Zeroizing};
+
+/// `HKDF-Extract(salt, ikm₁ ‖ ikm₂ ‖ …)`.
+pub(crate) fn extract(salt: &[u8], ikm: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    // HKDF-Extract is HMAC keyed with the salt; the `hkdf` crate would also key the HMAC of an expansion here.
+    let mut out = Zeroizing::new([0; 32]);
+    let mut mac = <Hmac<Sha256> as HmacImpl>::new_from_slice(salt);
+    ikm.iter().for_each(|part| HmacImpl::update(&mut mac, part));
+    take(mac, &mut out);
+    out
+}
+
+/// `HKDF-Expand(prk, info₁ ‖ info₂ ‖ …, N)`.
+pub(crate) fn expand<const N: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+    const { assert!(N <= 255 * 32, "RFC 5869, section 2.3") };
+    let keyed = <Hmac<Sha256> as HmacImpl>::new_from_slice(prk);
+    let mut okm = Zeroizing::new([0; N]);
+    let mut previous = Zeroizing::new([0; 32]);
+    for (block, counter) in okm.chunks_mut(32).zip(1_u8..=255) {
+        let mut mac = keyed.clone();
+        if counter > 1 {
+            HmacImpl::update(&mut mac, previous.as_ref());
+        }
+        info.iter().for_each(|part| HmacImpl::update(&mut mac, part));
+        HmacImpl::update(&mut mac, &[counter]);
+        take(mac, &mut previous);
+        block.iter_mut().zip(previous.iter()).for_each(|(to, from)| *to = *from);
+    }
+    okm
+}
+
+fn take(mac: Hmac<Sha256>, out: &mut [u8; 32]) {
+    let mut tag = HmacImpl::finalize(mac);
+    out.copy_from_slice(&tag);
+    tag.as_mut_slice().zeroize();
+}

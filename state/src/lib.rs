@@ -25,7 +25,7 @@ mod backend;
 mod disk;
 mod error;
 mod memory;
-// mod prekeys;
+mod prekeys;
 mod role;
 
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ use sealcast_proto::{PublicKey, TopicId};
 
 use crate::backend::{Backend, Name};
 pub use crate::error::StateError;
-// pub use crate::prekeys::PrekeyStore;
+pub use crate::prekeys::PrekeyStore;
 pub use crate::role::{RoleState, StateRole};
 
 /// A client's state; clones share it.
@@ -61,6 +61,11 @@ impl State {
     /// Where it lies; `None` in memory.
     pub fn root(&self) -> Option<PathBuf> {
         self.backend.root()
+    }
+
+    /// The prekey secrets of an identity, shared by all its topics and processes.
+    pub fn prekeys(&self, identity: &PublicKey) -> PrekeyStore {
+        PrekeyStore::new(Arc::clone(&self.backend), identity)
     }
 
     /// Takes a role's state on a topic; held until the [`RoleState`] is dropped.

@@ -1,0 +1,102 @@
+//! One-shot requests: a stream for each, the answer on the same stream.
+
+use std::time::Duration;
+
+use sealcast_proto::frame::{Reply, Request};
+use tokio::time::timeout;
+
+use crate::connection::Connection;
+use crate::error::{LinkError, RequestError};
+use crate::framing::{FrameReader, FrameWriter};
+use crate::text::readable_refusal;
+
+/// Longest wait for an answer, and for progress of a write: as long as QUIC waits before it calls a peer dead.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Connection {
+    /// Sends the request (and the frames that belong to it: a bundle, a table's chunks) and waits for the one reply. A
+    /// refusal that comes before everything was sent ends the sending. Not cancel-safe: the broker may act all the same.
+    pub async fn request<I>(&self, requests: I) -> Result<Reply, RequestError>
+    where
+        I: IntoIterator<Item = Request, IntoIter: Send> + Send,
+    {
+        let requests = requests.into_iter();
+        let (mut writer, mut reader) = self.open_in_time().await?;
+        let outcome = exchange(&mut writer, &mut reader, requests).await;
+        if outcome.is_err() {
+            // The end of a stream stands for a whole request.
+            writer.reset();
+        }
+        outcome
+    }
+
+    /// Sends the request and returns the replies as they come, until the broker finishes the stream.
+    pub async fn fetch(&self, request: Request) -> Result<Replies, RequestError> {
+        let (mut writer, reader) = self.open_in_time().await?;
+        writer.send_all_within(&mut [request.encode()], ANSWER_TIMEOUT).await?;
+        writer.finish();
+        Ok(Replies { reader })
+    }
+
+    async fn open_in_time(&self) -> Result<(FrameWriter, FrameReader), LinkError> {
+        let opened = timeout(ANSWER_TIMEOUT, self.open()).await;
+        opened.map_err(|_| LinkError::Late("permit another stream"))?
+    }
+}
+
+/// The replies to one request.
+#[derive(Debug)]
+pub struct Replies {
+    reader: FrameReader,
+}
+
+impl Replies {
+    /// The next reply; `None`: that was all. A refusal is an error. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Reply>, RequestError> {
+        match timeout(ANSWER_TIMEOUT, self.reader.reply()).await {
+            Err(_) => Err(LinkError::Late("answer").into()),
+            Ok(Ok(Some(Reply::Refused(refusal)))) => Err(RequestError::Refused(readable_refusal(refusal))),
+            Ok(reply) => Ok(reply?),
+        }
+    }
+}
+
+async fn exchange(
+    writer: &mut FrameWriter,
+    reader: &mut FrameReader,
+    requests: impl Iterator<Item = Request> + Send,
+) -> Result<Reply, RequestError> {
+    let reply = {
+        let send = send_requests(writer, requests);
+        tokio::pin!(send);
+        tokio::select! {
+            biased;
+            reply = reader.reply() => Some(reply),
+            sent = &mut send => match sent {
+                // A broker that refuses stops reading: its reason is on its way.
+                Ok(()) | Err(LinkError::StreamStopped) => None,
+                Err(error) => return Err(error.into()),
+            },
+        }
+    };
+    let reply = match reply {
+        Some(early) => early,
+        None => timeout(ANSWER_TIMEOUT, reader.reply()).await.map_err(|_| LinkError::Late("answer"))?,
+    };
+    match reply? {
+        Some(Reply::Refused(refusal)) => Err(RequestError::Refused(readable_refusal(refusal))),
+        Some(reply) => Ok(reply),
+        None => Err(RequestError::NoAnswer),
+    }
+}
+
+async fn send_requests(
+    writer: &mut FrameWriter,
+    requests: impl Iterator<Item = Request>,
+) -> Result<(), LinkError> {
+    for request in requests {
+        writer.send_all_within(&mut [request.encode()], ANSWER_TIMEOUT).await?;
+    }
+    writer.finish();
+    Ok(())
+}

@@ -19,6 +19,7 @@ pub mod conformance;
 mod fjall;
 mod keys;
 mod memory;
+mod tail;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use sealcast_proto::frame::Level;
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, TopicId};
 
-pub use self::commit::{Budget, COMMIT_BUDGET, Commit, GROUP_BYTES, Writer};
+pub use self::commit::{Budget, COMMIT_BUDGET, Commit, CommitStats, GROUP_BYTES, Writer};
 pub use self::fjall::{FjallLog, FjallOptions, Recovered};
 pub use self::memory::MemoryLog;
 
@@ -59,7 +60,8 @@ pub trait Log: Send + Sync + 'static {
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>, LogError>;
 
     /// Records before `before`, the newest first, at most `max_records`.
-    fn read_back(&self, topic: &TopicId, before: Offset, max_records: usize) -> Result<Vec<Stored>, LogError>;
+    fn read_back(&self, topic: &TopicId, before: Offset, max_records: usize)
+    -> Result<Vec<Stored>, LogError>;
 
     /// The first retained record stored at `ms` or later; `bounds().next` if there is none.
     fn seek_time(&self, topic: &TopicId, ms: u64) -> Result<Offset, LogError>;
@@ -68,7 +70,12 @@ pub trait Log: Send + Sync + 'static {
     fn seek_bytes(&self, topic: &TopicId, max_bytes: u64) -> Result<Offset, LogError>;
 
     /// Roster entries from `from` on, in order, until `max_bytes` of bundles; at least one if there is one.
-    fn rosters(&self, topic: &TopicId, from: RosterSeq, max_bytes: usize) -> Result<Vec<StoredRoster>, LogError>;
+    fn rosters(
+        &self,
+        topic: &TopicId,
+        from: RosterSeq,
+        max_bytes: usize,
+    ) -> Result<Vec<StoredRoster>, LogError>;
 
     /// The newest roster entry standing before `before`; `None` if only the genesis does.
     fn roster_before(&self, topic: &TopicId, before: Offset) -> Result<Option<RosterSeq>, LogError>;
@@ -342,7 +349,9 @@ pub enum LogError {
         reserve: u64,
     },
     /// The disk or the storage engine failed. Read-only until a restart.
-    #[error("storage failed while {doing}: {error}; nothing more is stored: check the disk, then restart the broker")]
+    #[error(
+        "storage failed while {doing}: {error}; nothing more is stored: check the disk, then restart the broker"
+    )]
     Io {
         /// What was being done.
         doing: &'static str,

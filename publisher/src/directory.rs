@@ -1,0 +1,68 @@
+//! Which key each member's slot is wrapped to.
+
+use std::collections::HashMap;
+
+use sealcast_envelope::{WrapTarget, static_wrap_key};
+use sealcast_proto::object::Prekey;
+use sealcast_proto::roster::Member;
+use sealcast_proto::{MemberIndex, PublicKey, Signed, SlotSource};
+
+/// Members' newest prekeys, and the highest id ever seen of each, which outlives the process (in the marks): so that a
+/// broker cannot bring an old prekey, or the static key, back.
+#[derive(Default)]
+pub(crate) struct PrekeyDirectory {
+    newest: HashMap<PublicKey, Prekey>,
+    highest: HashMap<PublicKey, u32>,
+}
+
+impl PrekeyDirectory {
+    /// Begins with the highest ids remembered.
+    pub(crate) fn new(highest: HashMap<PublicKey, u32>) -> Self {
+        Self { newest: HashMap::new(), highest }
+    }
+
+    /// The highest ids seen, to be remembered.
+    pub(crate) fn highest(&self) -> &HashMap<PublicKey, u32> {
+        &self.highest
+    }
+
+    /// Takes a prekey if it verifies, is valid and is not older than one already seen. Returns whose it is if it is new.
+    pub(crate) fn offer(&mut self, signed: &Signed<Prekey>, now_ms: u64) -> Option<PublicKey> {
+        let prekey = signed.verify_own().ok()?;
+        if !prekey.is_valid_at(now_ms) {
+            return None;
+        }
+        let highest = self.highest.get(&prekey.owner).copied().unwrap_or(0);
+        let known = self.newest.get(&prekey.owner).is_some_and(|held| held.prekey_id >= prekey.prekey_id);
+        if prekey.prekey_id < highest || known {
+            return None;
+        }
+        self.highest.insert(prekey.owner, prekey.prekey_id);
+        let owner = prekey.owner;
+        self.newest.insert(owner, prekey);
+        Some(owner)
+    }
+
+    /// A member left: what was seen of it is forgotten only if it does not come back, so the highest id stays.
+    pub(crate) fn remove(&mut self, member: &PublicKey) {
+        self.newest.remove(member);
+    }
+
+    /// The key to wrap to for `member`; `None` if it has none that is valid (it gets no slot and is reported).
+    ///
+    /// The static key serves only until a member's first prekey was seen.
+    pub(crate) fn target(&self, index: MemberIndex, member: &Member, now_ms: u64) -> Option<WrapTarget> {
+        let identity = member.identity;
+        let (source, x25519) = match self.highest.get(&identity) {
+            None => (SlotSource::Static, static_wrap_key(&identity).ok()?),
+            Some(highest) => {
+                let prekey = self.newest.get(&identity)?;
+                if prekey.prekey_id < *highest || !prekey.is_valid_at(now_ms) {
+                    return None;
+                }
+                (SlotSource::Prekey(prekey.prekey_id), prekey.x25519)
+            }
+        };
+        Some(WrapTarget { member: index, identity, source, x25519 })
+    }
+}

@@ -1,0 +1,62 @@
+//! What can go wrong while publishing.
+
+use std::sync::Arc;
+
+use sealcast_envelope::MessageError;
+use sealcast_link::ConnectError;
+use sealcast_proto::PublicKey;
+use sealcast_proto::roster::RosterError;
+use sealcast_state::StateError;
+
+/// Why nothing can be published (any more). Cheap to clone: every waiting message gets the same answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// No broker of the link could be reached.
+    #[error("cannot connect: {0}")]
+    Connect(Arc<ConnectError>),
+    /// No such topic, or this identity may not publish to it. A broker does not tell which.
+    #[error("no such topic, or {0} may not publish to it")]
+    NotAllowed(PublicKey),
+    /// An admin removed this identity.
+    #[error("{0} was removed from the topic")]
+    Removed(PublicKey),
+    /// The broker offers less than was already seen: it was restored from an old copy, or it lies.
+    #[error("the broker was rolled back: {0}")]
+    Rollback(String),
+    /// Two properly signed histories exist.
+    #[error("the topic was forked: {0}")]
+    Fork(String),
+    /// The same identity publishes elsewhere. One identity has one state directory.
+    #[error("this identity publishes to the topic from somewhere else too")]
+    IdentityInUse,
+    /// The state directory.
+    #[error(transparent)]
+    State(Arc<StateError>),
+    /// The message itself.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The broker showed a roster that does not hold.
+    #[error("the broker showed a roster that does not hold: {0}")]
+    Roster(#[from] RosterError),
+    /// The broker broke the protocol.
+    #[error("the broker broke the protocol: {0}")]
+    Broker(String),
+    /// A key could not be made or used.
+    #[error("sealing failed: {0}")]
+    Seal(String),
+    /// The topic was closed.
+    #[error("the topic is closed")]
+    Closed,
+}
+
+impl From<ConnectError> for PublishError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Arc::new(error))
+    }
+}
+
+impl From<StateError> for PublishError {
+    fn from(error: StateError) -> Self {
+        Self::State(Arc::new(error))
+    }
+}

@@ -1,0 +1,228 @@
+//! What was sealed and not yet answered.
+
+use bytes::Bytes;
+use sealcast_proto::frame::{Ack, Code, Refusal, Request};
+use sealcast_proto::record::Record;
+use sealcast_proto::{BatchNo, Epoch, Hash, Seq, limits};
+
+use super::{Effect, MAX_ATTEMPTS, MAX_FLIGHT, MAX_FLIGHT_BYTES, Outbox, Queued, Receipt, cost, fits};
+use crate::error::PublishError;
+use crate::marks::Position;
+
+/// A record on its way: kept as bytes, to be sent again verbatim.
+pub(super) struct Flight {
+    pub(super) epoch: Epoch,
+    /// `None`: the epoch's header.
+    pub(super) batch: Option<FlyingBatch>,
+    pub(super) frame: Bytes,
+    pub(super) hash: Hash,
+    /// Whether it was written on this connection.
+    pub(super) sent: bool,
+}
+
+/// A batch on its way, and what it takes to seal its messages anew.
+pub(super) struct FlyingBatch {
+    pub(super) batch_no: BatchNo,
+    first_seq: Seq,
+    messages: Vec<Queued>,
+    bytes: usize,
+    end: bool,
+}
+
+impl Flight {
+    fn is(&self, record: (Epoch, Option<BatchNo>)) -> bool {
+        (self.epoch, self.batch.as_ref().map(|batch| batch.batch_no)) == record
+    }
+}
+
+impl Outbox {
+    /// The first record in flight that this connection has not carried yet.
+    pub(super) fn next_unsent(&self) -> Option<usize> {
+        let at = self.flight.iter().position(|flight| !flight.sent)?;
+        // A header follows its table.
+        let waits =
+            self.flight.get(at).is_some_and(|flight| flight.batch.is_none()) && self.next.awaits_table();
+        (!waits).then_some(at)
+    }
+
+    /// Whether a batch can be sealed now.
+    pub(super) fn may_seal(&self, now_ms: u64) -> bool {
+        let Some(current) = &self.current else { return false };
+        let something = !self.queue.is_empty() || (self.closing && !self.end_in_flight);
+        let last_no =
+            u64::from(self.roster.chain().policy().max_epoch_batches).min(limits::MAX_EPOCH_BATCHES);
+        something
+            && self.connected
+            && !self.dead
+            && !self.next.has_header()
+            && self.next_unsent().is_none()
+            && self.flight.iter().all(|flight| flight.sent)
+            && self.flight.len() < MAX_FLIGHT
+            && self.flight_bytes < MAX_FLIGHT_BYTES
+            && current.next_batch_no().0 < last_no
+            && self.role().is_some()
+            && self.roster_is_recent(now_ms)
+    }
+
+    /// Seals what waits, up to one batch, and returns the frame.
+    pub(super) fn seal(&mut self, now_ms: u64) -> Result<Bytes, PublishError> {
+        let mut bytes = 0;
+        let mut messages = Vec::new();
+        while let Some(queued) = self.queue.front() {
+            let full = messages.len() >= limits::MAX_BATCH_MESSAGES as usize;
+            if full || !fits(bytes, &queued.message) {
+                break;
+            }
+            bytes += cost(&queued.message);
+            messages.extend(self.queue.pop_front());
+        }
+        let end = self.closing && self.queue.is_empty();
+        let plain: Vec<Bytes> = messages.iter().map(|queued| queued.message.clone()).collect();
+        let current = self.current.as_mut().ok_or(PublishError::Closed)?;
+        let batch_no = current.next_batch_no();
+        let first_seq = self.next_seq;
+        let record = current
+            .seal(&plain, first_seq, now_ms, end)
+            .map_err(|error| PublishError::Seal(error.to_string()))?;
+        let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
+        self.next_seq = first_seq.plus(count).ok_or(PublishError::Seal("no more message numbers".into()))?;
+        self.end_in_flight = end;
+        self.flight_bytes += bytes;
+        let frame = Request::Record(Record::Batch(record).encode()).encode();
+        self.flight.push_back(Flight {
+            epoch: current.epoch(),
+            batch: Some(FlyingBatch { batch_no, first_seq, messages, bytes, end }),
+            frame: frame.clone(),
+            hash: current.last_hash(),
+            sent: true,
+        });
+        Ok(frame)
+    }
+
+    /// The broker stored a record.
+    pub(super) fn acked(
+        &mut self,
+        ack: Ack,
+        now_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), PublishError> {
+        let Some(at) = self.flight.iter().position(|flight| flight.is((ack.epoch, ack.batch_no))) else {
+            return Ok(()); // Answered already, on an earlier connection.
+        };
+        if at != 0 || !self.refused.is_empty() {
+            return Err(PublishError::Broker("it stored a batch but not the one before".into()));
+        }
+        let Some(flight) = self.flight.pop_front() else { return Ok(()) };
+        self.attempts = 0;
+        let Some(batch) = flight.batch else {
+            self.header_accepted(flight.epoch, flight.hash, now_ms);
+            return Ok(());
+        };
+        self.flight_bytes = self.flight_bytes.saturating_sub(batch.bytes);
+        let header_hash = self.accepted.map_or(flight.hash, |position| position.header_hash);
+        self.accepted = Some(Position {
+            epoch: flight.epoch,
+            header_hash,
+            batches: batch.batch_no.0.saturating_add(1),
+            last_hash: flight.hash,
+        });
+        self.marks.position = self.accepted;
+        let mut seq = batch.first_seq;
+        for queued in batch.messages {
+            let receipt = Receipt { seq, epoch: ack.epoch, offset: ack.offset, level: ack.level };
+            effects.push(Effect::Resolve { token: queued.token, receipt });
+            seq = Seq(seq.0.saturating_add(1));
+        }
+        self.marks.next_seq = seq;
+        self.marks_dirty = true;
+        Ok(())
+    }
+
+    /// The broker refused a record.
+    pub(super) fn refused(
+        &mut self,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), PublishError> {
+        match refusal.code {
+            Code::Superseded => return Err(PublishError::IdentityInUse),
+            Code::NotAllowed => return Err(PublishError::NotAllowed(self.identity.public())),
+            // Not now: what is in flight stays as it is and is sent again on the next connection.
+            Code::Busy | Code::ReadOnly | Code::Draining => {
+                self.lost();
+                effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.max(200) });
+                return Ok(());
+            }
+            _ => {}
+        }
+        let Some(at) =
+            refusal.record.and_then(|record| self.flight.iter().position(|flight| flight.is(record)))
+        else {
+            return Ok(());
+        };
+        self.attempts += 1;
+        if self.attempts > MAX_ATTEMPTS + u32::try_from(MAX_FLIGHT).unwrap_or(u32::MAX) {
+            return Err(PublishError::Broker(format!("it refuses everything: {}", refusal.detail)));
+        }
+        if refusal.code == Code::StaleEpoch {
+            // Counts only with a verified newer entry that removes someone: rotation waits for it.
+            self.fence_due = self.fence_due.max(refusal.roster_seq);
+        } else if !self.dead {
+            // Numbers are not what the broker expects: learn from it where we stand, then begin a fresh epoch.
+            self.want_fresh = true;
+            self.lost();
+            effects.push(Effect::Reconnect { after_ms: 200 });
+        }
+        self.dead = true;
+        self.drain = true;
+        let Some(flight) = self.flight.remove(at) else { return Ok(()) };
+        match flight.batch {
+            // A refused header is dead: its number and its slots are spent, and the next attempt is fresh.
+            None => self.header_refused(),
+            Some(batch) => self.take_back(batch),
+        }
+        self.requeue_refused();
+        Ok(())
+    }
+
+    fn take_back(&mut self, batch: FlyingBatch) {
+        self.flight_bytes = self.flight_bytes.saturating_sub(batch.bytes);
+        if batch.end {
+            self.end_in_flight = false;
+        }
+        self.refused.insert(batch.first_seq, batch.messages);
+    }
+
+    /// Once nothing is in flight, refused messages go back to the queue's front, in order, with their numbers.
+    pub(super) fn requeue_refused(&mut self) {
+        if self.flight.iter().any(|flight| flight.batch.is_some()) {
+            return;
+        }
+        while let Some((first_seq, messages)) = self.refused.pop_last() {
+            self.next_seq = first_seq;
+            for queued in messages.into_iter().rev() {
+                self.queue.push_front(queued);
+            }
+        }
+    }
+
+    /// Everything in flight goes back to the queue: the broker lost it (a memory topic), or never had it.
+    pub(super) fn take_back_all(&mut self) {
+        while let Some(flight) = self.flight.pop_back() {
+            match flight.batch {
+                None => self.header_refused(),
+                Some(batch) => self.take_back(batch),
+            }
+        }
+        self.requeue_refused();
+    }
+
+    /// The connection is gone: everything in flight has to be sent again.
+    pub(super) fn lost(&mut self) {
+        self.connected = false;
+        for flight in &mut self.flight {
+            flight.sent = false;
+        }
+        self.next.connection_lost();
+    }
+}

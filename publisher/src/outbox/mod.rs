@@ -1,0 +1,470 @@
+//! What is to be sealed, what is in flight, what was acknowledged: the publisher as a pure machine.
+//!
+//! ```text
+//!            Send                    Writable: one seal, one signature
+//! app ──────────────► queue ──────────────────────────────────────────► flight ── Acked ──► Resolve
+//!                       ▲                                                  │
+//!                       └────────────── Refused: sealed anew ◄─────────────┘
+//!
+//! rotation:  wanted → BuildEpoch → EpochBuilt → UploadTable → TableStored → header in flight → Acked → sealing under it
+//! ```
+//!
+//! * What is in flight is kept as bytes and sent again verbatim after a reconnect; nothing is sealed or signed twice
+//!   under one number.
+//! * From a verified removal on nothing more is sealed under the old epoch (the fence).
+//! * A message keeps its number when it is sealed anew.
+//!
+//! [`Outbox::handle`] takes inputs and gives effects; the driver does the rest. There is no clock, socket or file here.
+
+mod flight;
+mod resume;
+mod rotation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sealcast_envelope::{EpochPlan, EpochSender, NewEpoch, WrapTarget};
+use sealcast_proto::frame::{Ack, Context, Level, Refusal, Request};
+use sealcast_proto::object::{Genesis, Mode, Prekey, RosterEntry, RosterHead};
+use sealcast_proto::roster::{Role, Roster, RosterError};
+use sealcast_proto::{
+    Epoch, Hash, Identity, MemberIndex, Offset, PublicKey, RosterSeq, Seq, Signed, TopicId, limits,
+};
+
+use crate::directory::PrekeyDirectory;
+use crate::error::PublishError;
+use crate::marks::{Marks, Position};
+use flight::Flight;
+use rotation::Next;
+
+/// Batches in flight, a count: enough to cover a slow acknowledgement, few enough to seal large batches under load.
+const MAX_FLIGHT: usize = 64;
+/// Plaintext in flight, bytes: kept until acknowledged, so that it can be sealed anew.
+const MAX_FLIGHT_BYTES: usize = 16 << 20;
+/// Membership additions within this long share an epoch, milliseconds (docs/protocol.md section 6).
+const COALESCE_MS: u64 = 50;
+/// How far saved marks may be behind what was acknowledged, milliseconds.
+const SAVE_EVERY_MS: u64 = 500;
+/// Refusals in a row, with nothing accepted between, after which the broker is given up, a count.
+const MAX_ATTEMPTS: u32 = 16;
+
+/// What happens to the outbox.
+pub(crate) enum Input {
+    /// The application publishes an encoded message; `token` names it in [`Effect::Resolve`].
+    Send { token: u64, message: Bytes },
+    /// The application is done: seal an END.
+    Close,
+    /// A connection stands, the roster is at its head, and this is what the broker holds of this publisher.
+    Connected { own: Option<Box<Context>>, roster_seq: RosterSeq, level: Level },
+    /// The connection is gone.
+    Lost,
+    /// A roster entry and its operations.
+    Roster { entry: Signed<RosterEntry>, ops: Bytes },
+    /// An admin's word that the roster is current.
+    Head(Signed<RosterHead>),
+    /// A member's prekey.
+    Prekey(Signed<Prekey>),
+    /// A record was stored.
+    Acked(Ack),
+    /// A record was refused.
+    Refused(Refusal),
+    /// What [`Effect::BuildEpoch`] asked for.
+    EpochBuilt(Box<NewEpoch>),
+    /// It could not be built.
+    EpochFailed(String),
+    /// The slot table is at the broker.
+    TableStored,
+    /// The slot table was refused.
+    TableRefused(Refusal),
+    /// The stream takes another frame.
+    Writable,
+    /// Time passed.
+    Tick,
+}
+
+/// What the outbox wants done.
+pub(crate) enum Effect {
+    /// Make an epoch's secret and wrap it; then [`Input::EpochBuilt`].
+    BuildEpoch(EpochWork),
+    /// Upload a slot table; then [`Input::TableStored`].
+    UploadTable { table: Bytes, slot_count: u32, slots_hash: Hash },
+    /// Write a frame; answers one [`Input::Writable`].
+    Write(Bytes),
+    /// A message was acknowledged.
+    Resolve { token: u64, receipt: Receipt },
+    /// Save the marks.
+    Save(Marks),
+    /// Drop the connection and connect again after this long.
+    Reconnect { after_ms: u64 },
+    /// The END was acknowledged, or there was nothing to end.
+    Closed,
+    /// Nothing can be published any more.
+    Fail(PublishError),
+}
+
+/// An epoch to be made.
+pub(crate) struct EpochWork {
+    pub(crate) mode: Mode,
+    pub(crate) plan: EpochPlan,
+    pub(crate) targets: Vec<WrapTarget>,
+}
+
+/// A message was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its number at this publisher.
+    pub seq: Seq,
+    /// The epoch it was sealed under.
+    pub epoch: Epoch,
+    /// Where the broker stored its batch.
+    pub offset: Offset,
+    /// How safe it is.
+    pub level: Level,
+}
+
+/// An encoded message and its name.
+pub(crate) struct Queued {
+    token: u64,
+    message: Bytes,
+}
+
+/// The publisher's machine. See the module's documentation.
+pub(crate) struct Outbox {
+    identity: Arc<Identity>,
+    topic: TopicId,
+    roster: Roster,
+    /// The newest of an admin's entries and heads, milliseconds since 1970.
+    admin_word_ms: u64,
+    directory: PrekeyDirectory,
+
+    queue: VecDeque<Queued>,
+    /// The number of the queue's first message.
+    next_seq: Seq,
+    flight: VecDeque<Flight>,
+    flight_bytes: usize,
+    /// Messages of refused batches, until the flight is empty and they go back to the queue.
+    refused: BTreeMap<Seq, Vec<Queued>>,
+
+    /// The epoch messages are sealed under.
+    current: Option<EpochSender>,
+    next: Next,
+    /// Members without a slot under the current epoch.
+    unslotted: BTreeSet<MemberIndex>,
+    /// Members that could not be wrapped to when the current epoch was built.
+    unreachable: Vec<MemberIndex>,
+    /// When an epoch for newcomers may begin, milliseconds since 1970.
+    advance_at: Option<u64>,
+    want_fresh: bool,
+    /// Nothing more is sealed under the current epoch: it was refused, or the fence moved.
+    dead: bool,
+    /// A header must wait until everything in flight was answered.
+    drain: bool,
+    /// A `StaleEpoch` refusal named this entry, which has yet to be verified.
+    fence_due: RosterSeq,
+    /// When the last epoch that was not an advance began, milliseconds since 1970.
+    rekeyed_ms: u64,
+    last_epoch: Epoch,
+
+    /// The last accepted header and what was acknowledged under it.
+    accepted: Option<Position>,
+    /// Whether `accepted` covers all that was ever sent: only then may a header close the epoch before.
+    close_known: bool,
+    marks: Marks,
+    marks_dirty: bool,
+    saved_ms: u64,
+
+    connected: bool,
+    level: Level,
+    beacon_now: bool,
+    spoke_ms: u64,
+    attempts: u32,
+    closing: bool,
+    end_in_flight: bool,
+    finished: bool,
+}
+
+impl Outbox {
+    /// A publisher with the marks it saved.
+    pub(crate) fn new(identity: Arc<Identity>, topic: TopicId, genesis: &Genesis, marks: Marks) -> Self {
+        Self {
+            identity,
+            topic,
+            roster: Roster::new(topic, genesis),
+            admin_word_ms: 0,
+            directory: PrekeyDirectory::new(marks.prekeys.clone()),
+            queue: VecDeque::new(),
+            next_seq: marks.next_seq,
+            flight: VecDeque::new(),
+            flight_bytes: 0,
+            refused: BTreeMap::new(),
+            current: None,
+            next: Next::None,
+            unslotted: BTreeSet::from([MemberIndex(0)]),
+            unreachable: Vec::new(),
+            advance_at: None,
+            want_fresh: true,
+            dead: false,
+            drain: false,
+            fence_due: RosterSeq(0),
+            rekeyed_ms: 0,
+            last_epoch: marks.position.map_or(Epoch(0), |position| position.epoch),
+            accepted: marks.position,
+            close_known: marks.position.is_some(),
+            marks,
+            marks_dirty: false,
+            saved_ms: 0,
+            connected: false,
+            level: Level::Memory,
+            beacon_now: false,
+            spoke_ms: 0,
+            attempts: 0,
+            closing: false,
+            end_in_flight: false,
+            finished: false,
+        }
+    }
+
+    /// The verified roster.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Members that got no slot in the current epoch: their prekey expired, or their key is not usable.
+    pub(crate) fn unreachable(&self) -> Vec<PublicKey> {
+        self.unreachable
+            .iter()
+            .filter_map(|index| self.roster.member(*index))
+            .map(|member| member.identity)
+            .collect()
+    }
+
+    /// Takes one input, gives effects.
+    pub(crate) fn handle(&mut self, input: Input, now_ms: u64, effects: &mut Vec<Effect>) {
+        if self.finished {
+            return;
+        }
+        let result = match input {
+            Input::Send { token, message } => {
+                self.queue.push_back(Queued { token, message });
+                Ok(())
+            }
+            Input::Close => {
+                self.closing = true;
+                Ok(())
+            }
+            Input::Connected { own, roster_seq, level } => self
+                .connected(own.map(|own| *own), roster_seq, level, now_ms)
+                .map(|()| self.upload_again(effects)),
+            Input::Lost => {
+                self.lost();
+                Ok(())
+            }
+            Input::Roster { entry, ops } => self.roster_entry(&entry, &ops, now_ms),
+            Input::Head(head) => {
+                if let Ok(head) = self.roster.chain().verify_head(&head) {
+                    self.admin_word_ms = self.admin_word_ms.max(head.time_ms);
+                }
+                Ok(())
+            }
+            Input::Prekey(prekey) => {
+                self.prekey(&prekey, now_ms);
+                Ok(())
+            }
+            Input::Acked(ack) => self.acked(ack, now_ms, effects),
+            Input::Refused(refusal) => self.refused(refusal, effects),
+            Input::EpochBuilt(epoch) => {
+                self.epoch_built(*epoch, effects);
+                Ok(())
+            }
+            Input::EpochFailed(why) => Err(PublishError::Seal(why)),
+            Input::TableStored => {
+                self.table_stored();
+                Ok(())
+            }
+            Input::TableRefused(refusal) => self.table_refused(refusal, effects),
+            Input::Writable => self.writable(now_ms, effects),
+            Input::Tick => Ok(()),
+        };
+        if let Err(error) = result.and_then(|()| self.rotate_if_wanted(now_ms, effects)) {
+            self.finished = true;
+            effects.push(Effect::Save(self.marks.clone()));
+            effects.push(Effect::Fail(error));
+            return;
+        }
+        self.close_if_done(effects);
+        self.save_if_due(now_ms, effects);
+    }
+
+    /// Whether there is a frame for a stream that takes one: the driver then says [`Input::Writable`].
+    pub(crate) fn has_frame(&self, now_ms: u64) -> bool {
+        !self.finished
+            && self.connected
+            && (self.next_unsent().is_some() || self.may_seal(now_ms) || self.beacon_due(now_ms))
+    }
+
+    /// When to say [`Input::Tick`] at the latest, milliseconds since 1970.
+    pub(crate) fn wake_at(&self) -> u64 {
+        let policy = self.roster.chain().policy();
+        let mut at = u64::MAX;
+        if let Some(advance) = self.advance_at {
+            at = at.min(advance);
+        }
+        if self.marks_dirty {
+            at = at.min(self.saved_ms.saturating_add(SAVE_EVERY_MS));
+        }
+        if self.current.is_some() {
+            at = at.min(self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms));
+            if self.connected {
+                at = at.min(self.spoke_ms.saturating_add(policy.beacon_ms.into()));
+            }
+        }
+        at
+    }
+
+    /// One frame: what was sent before and must be sent again, a newly sealed batch, or a beacon.
+    fn writable(&mut self, now_ms: u64, effects: &mut Vec<Effect>) -> Result<(), PublishError> {
+        if !self.connected {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.beacon_now) {
+            // At once on a verified removal: the admin waits for it (docs/protocol.md section 6).
+            if let Some(frame) = self.beacon(now_ms) {
+                effects.push(Effect::Write(frame));
+                return Ok(());
+            }
+        }
+        if let Some(flight) = self.next_unsent().and_then(|at| self.flight.get_mut(at)) {
+            flight.sent = true;
+            effects.push(Effect::Write(flight.frame.clone()));
+            self.spoke_ms = now_ms;
+        } else if self.may_seal(now_ms) {
+            let frame = self.seal(now_ms)?;
+            effects.push(Effect::Write(frame));
+            self.spoke_ms = now_ms;
+        } else if self.beacon_due(now_ms)
+            && let Some(frame) = self.beacon(now_ms)
+        {
+            effects.push(Effect::Write(frame));
+            self.spoke_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    fn beacon_due(&self, now_ms: u64) -> bool {
+        let interval = u64::from(self.roster.chain().policy().beacon_ms);
+        let silent = now_ms.saturating_sub(self.spoke_ms) >= interval;
+        self.current.is_some() && !self.end_in_flight && (self.beacon_now || silent)
+    }
+
+    fn beacon(&self, now_ms: u64) -> Option<Bytes> {
+        let current = self.current.as_ref()?;
+        let chain = self.roster.chain();
+        let beacon = current.beacon(chain.seq(), chain.hash(), now_ms);
+        Some(Request::Beacon(beacon).encode())
+    }
+
+    fn roster_entry(
+        &mut self,
+        entry: &Signed<RosterEntry>,
+        ops: &Bytes,
+        now_ms: u64,
+    ) -> Result<(), PublishError> {
+        let change = match self.roster.apply(entry, ops) {
+            Ok(change) => change,
+            Err(RosterError::Known(_)) => return Ok(()),
+            Err(RosterError::Fork(seq)) => {
+                return Err(PublishError::Fork(format!("two signed roster entries have number {seq}")));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let me = self.identity.public();
+        if change.removed.iter().any(|(_, gone)| *gone == me) {
+            return Err(PublishError::Removed(me));
+        }
+        let (seq, hash) = (change.entry.seq, entry.hash());
+        if self.marks.roster.is_some_and(|(marked, marked_hash)| marked == seq && marked_hash != hash) {
+            return Err(PublishError::Fork(format!("roster entry {seq} is not the one seen before")));
+        }
+        if self.marks.roster.is_none_or(|(marked, _)| marked < seq) {
+            self.marks.roster = Some((seq, hash));
+            self.marks_dirty = true;
+        }
+        self.admin_word_ms = self.admin_word_ms.max(change.entry.time_ms);
+        for (index, gone) in &change.removed {
+            self.unslotted.remove(index);
+            self.directory.remove(gone);
+        }
+        for (index, _, _) in &change.added {
+            self.unslotted.insert(*index);
+            self.advance_at.get_or_insert(now_ms.saturating_add(COALESCE_MS));
+        }
+        self.want_fresh |= change.rotate;
+        if change.fence && (self.current.is_some() || self.next.is_some()) {
+            self.fence();
+        }
+        if self.connected && !self.roster.chain().may_publish(&me) {
+            return Err(PublishError::NotAllowed(me));
+        }
+        Ok(())
+    }
+
+    fn prekey(&mut self, prekey: &Signed<Prekey>, now_ms: u64) {
+        let Some(owner) = self.directory.offer(prekey, now_ms) else { return };
+        self.marks_dirty = true;
+        let unslotted = self.roster.find(&owner).is_some_and(|(index, _)| self.unslotted.contains(&index));
+        if unslotted && self.current.is_some() {
+            self.advance_at.get_or_insert(now_ms.saturating_add(COALESCE_MS));
+        }
+    }
+
+    fn close_if_done(&mut self, effects: &mut Vec<Effect>) {
+        let idle = self.queue.is_empty() && self.flight.is_empty() && self.refused.is_empty();
+        let nothing_to_end = self.current.is_none() && !self.next.is_some();
+        if self.closing && idle && (nothing_to_end || self.end_acknowledged()) {
+            self.finished = true;
+            effects.push(Effect::Save(self.take_marks()));
+            effects.push(Effect::Closed);
+        }
+    }
+
+    fn end_acknowledged(&self) -> bool {
+        // The flight is empty: an END that was sealed and not refused was acknowledged.
+        self.end_in_flight
+    }
+
+    fn save_if_due(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
+        if !self.finished && self.marks_dirty && now_ms.saturating_sub(self.saved_ms) >= SAVE_EVERY_MS {
+            self.saved_ms = now_ms;
+            effects.push(Effect::Save(self.take_marks()));
+        }
+    }
+
+    fn take_marks(&mut self) -> Marks {
+        self.marks_dirty = false;
+        self.marks.prekeys.clone_from(self.directory.highest());
+        self.marks.clone()
+    }
+
+    /// Whether an admin's word is recent enough for the policy.
+    fn roster_is_recent(&self, now_ms: u64) -> bool {
+        let max_age = self.roster.chain().policy().max_roster_age_ms;
+        max_age == 0 || now_ms.saturating_sub(self.admin_word_ms) <= max_age
+    }
+
+    fn role(&self) -> Option<Role> {
+        self.roster.chain().role_above_reader(&self.identity.public())
+    }
+}
+
+/// The plaintext a message takes in a batch, bytes.
+fn cost(message: &Bytes) -> usize {
+    4 + message.len()
+}
+
+/// Whether a batch of `used` bytes takes `message` too.
+fn fits(used: usize, message: &Bytes) -> bool {
+    used.saturating_add(cost(message)) <= limits::MAX_BATCH_PLAINTEXT
+}

@@ -1,0 +1,326 @@
+//! When an epoch ends and how the next one begins (docs/protocol.md section 6).
+
+use bytes::Bytes;
+use sealcast_envelope::{EpochPlan, EpochSender, NewEpoch, advance};
+use sealcast_proto::frame::{Code, Refusal, Request};
+use sealcast_proto::object::{Mode, PrevClose};
+use sealcast_proto::record::Record;
+use sealcast_proto::{Epoch, Hash, MemberIndex, RosterSeq, limits};
+
+use super::flight::Flight;
+use super::{Effect, EpochWork, Outbox};
+use crate::error::PublishError;
+use crate::marks::Position;
+
+/// The epoch that is being prepared.
+pub(super) enum Next {
+    None,
+    /// Its secret is being made and wrapped, elsewhere.
+    Building(Build),
+    /// Its slot table is being uploaded.
+    Uploading {
+        build: Build,
+        epoch: Box<NewEpoch>,
+    },
+    /// Its slot table is at the broker; its header waits for what is in flight.
+    Ready {
+        build: Build,
+        epoch: Box<NewEpoch>,
+    },
+    /// Its header is in flight. The table is kept: a new connection has to carry it again.
+    HeaderSent {
+        build: Build,
+        sender: Box<EpochSender>,
+        table: Table,
+        table_stored: bool,
+    },
+}
+
+/// What was decided when it began.
+pub(super) struct Build {
+    mode: Mode,
+    roster_seq: RosterSeq,
+    prev_header_hash: Hash,
+    /// Who gets a slot, rising.
+    slotted: Vec<MemberIndex>,
+    /// Who could not.
+    unreachable: Vec<MemberIndex>,
+}
+
+/// A slot table as it is uploaded.
+#[derive(Clone)]
+pub(super) struct Table {
+    bytes: Bytes,
+    slot_count: u32,
+    slots_hash: Hash,
+}
+
+impl Table {
+    fn of(epoch: &NewEpoch) -> Self {
+        Self { bytes: epoch.table(), slot_count: epoch.slot_count(), slots_hash: epoch.slots_hash() }
+    }
+
+    fn upload(self) -> Effect {
+        Effect::UploadTable { table: self.bytes, slot_count: self.slot_count, slots_hash: self.slots_hash }
+    }
+}
+
+impl Next {
+    pub(super) fn is_some(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    pub(super) fn has_header(&self) -> bool {
+        matches!(self, Self::HeaderSent { .. })
+    }
+
+    /// Whether the header in flight has to wait for its table.
+    pub(super) fn awaits_table(&self) -> bool {
+        matches!(self, Self::HeaderSent { table_stored: false, .. })
+    }
+
+    /// A broker keeps no table for a connection that went before the header came.
+    pub(super) fn connection_lost(&mut self) {
+        *self = match std::mem::replace(self, Self::None) {
+            Self::Ready { build, epoch } => Self::Uploading { build, epoch },
+            Self::HeaderSent { build, sender, table, .. } => {
+                Self::HeaderSent { build, sender, table, table_stored: false }
+            }
+            other => other,
+        };
+    }
+}
+
+impl Outbox {
+    /// A verified removal: nothing more is sealed under this epoch, and the admin hears of it at once.
+    pub(super) fn fence(&mut self) {
+        self.dead = true;
+        self.drain = true;
+        self.beacon_now = true;
+    }
+
+    /// Starts, or carries on, a rotation.
+    pub(super) fn rotate_if_wanted(
+        &mut self,
+        now_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), PublishError> {
+        if !self.connected {
+            return Ok(());
+        }
+        if matches!(self.next, Next::Ready { .. }) && !(self.drain && !self.flight.is_empty()) {
+            self.send_header(now_ms);
+        }
+        if matches!(self.next, Next::None)
+            && let Some(mode) = self.wanted(now_ms)
+        {
+            self.begin(mode, now_ms, effects)?;
+        }
+        Ok(())
+    }
+
+    /// Which epoch is due, if one is.
+    fn wanted(&mut self, now_ms: u64) -> Option<Mode> {
+        let policy = self.roster.chain().policy();
+        if self.role().is_none() || self.roster.chain().last_removal_seq() < self.fence_due {
+            return None;
+        }
+        let Some(current) = &self.current else {
+            // The first epoch begins with the first message: a publisher with nothing to say costs nobody anything.
+            return (!self.queue.is_empty() || self.dead).then_some(Mode::Fresh);
+        };
+        if self.closing && self.queue.is_empty() && self.end_in_flight {
+            return None;
+        }
+        let batches = u64::from(policy.max_epoch_batches).min(limits::MAX_EPOCH_BATCHES);
+        let old =
+            now_ms.saturating_sub(self.rekeyed_ms) >= policy.max_epoch_age_ms.min(policy.max_fresh_age_ms);
+        if self.dead || self.want_fresh || old || current.next_batch_no().0 >= batches {
+            return Some(Mode::Fresh);
+        }
+        if self.advance_at.is_some_and(|at| at <= now_ms) {
+            let reachable = self.unslotted.iter().any(|index| {
+                let member = self.roster.member(*index);
+                member.is_some_and(|member| self.directory.target(*index, member, now_ms).is_some())
+            });
+            if !reachable {
+                self.advance_at = None;
+                return None;
+            }
+            let spent = current.advances() >= limits::MAX_ADVANCES;
+            return Some(if spent { Mode::Fresh } else { Mode::Advance });
+        }
+        None
+    }
+
+    fn begin(&mut self, mode: Mode, now_ms: u64, effects: &mut Vec<Effect>) -> Result<(), PublishError> {
+        let mut targets = Vec::new();
+        let mut unreachable = Vec::new();
+        let mut take = |index, member| match self.directory.target(index, member, now_ms) {
+            Some(target) => targets.push(target),
+            None => unreachable.push(index),
+        };
+        if mode == Mode::Advance {
+            for index in &self.unslotted {
+                if let Some(member) = self.roster.member(*index) {
+                    take(*index, member);
+                }
+            }
+        } else {
+            self.roster.members().for_each(|(index, member)| take(index, member));
+        }
+        self.advance_at = None;
+        self.last_epoch = Epoch(
+            self.last_epoch.next().ok_or(PublishError::Seal("no more epoch numbers".into()))?.0.max(now_ms),
+        );
+        let chain = self.roster.chain();
+        let plan = EpochPlan {
+            topic: self.topic,
+            publisher: self.identity.public(),
+            epoch: self.last_epoch,
+            prev_header_hash: self.accepted.map_or(Hash::ZERO, |position| position.header_hash),
+            roster_seq: chain.seq(),
+            roster_hash: chain.hash(),
+        };
+        self.next = Next::Building(Build {
+            mode,
+            roster_seq: plan.roster_seq,
+            prev_header_hash: plan.prev_header_hash,
+            slotted: targets.iter().map(|target| target.member).collect(),
+            unreachable,
+        });
+        effects.push(Effect::BuildEpoch(EpochWork { mode, plan, targets }));
+        Ok(())
+    }
+
+    /// Makes an *advance* epoch: it needs the secret of the current one, which stays in here.
+    pub(crate) fn advance(
+        &self,
+        work: &EpochWork,
+        rng: &mut impl rand::CryptoRng,
+    ) -> Result<NewEpoch, String> {
+        let current = self.current.as_ref().ok_or("there is no epoch to advance from")?;
+        advance(&work.plan, current, &work.targets, rng).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn epoch_built(&mut self, epoch: NewEpoch, effects: &mut Vec<Effect>) {
+        let Next::Building(mut build) = std::mem::replace(&mut self.next, Next::None) else { return };
+        let fenced = build.roster_seq < self.roster.chain().last_removal_seq();
+        let moved =
+            self.accepted.map_or(Hash::ZERO, |position| position.header_hash) != build.prev_header_hash;
+        if fenced || moved || (build.mode == Mode::Advance && self.dead) {
+            return; // Built on what no longer holds; nothing was signed, so nothing is spent but a number.
+        }
+        build.slotted.retain(|index| !epoch.skipped().contains(index));
+        build.unreachable.extend_from_slice(epoch.skipped());
+        let epoch = Box::new(epoch);
+        if epoch.slot_count() == 0 {
+            self.next = Next::Ready { build, epoch };
+            return;
+        }
+        if self.connected {
+            effects.push(Table::of(&epoch).upload());
+        }
+        self.next = Next::Uploading { build, epoch };
+    }
+
+    pub(super) fn table_stored(&mut self) {
+        self.next = match std::mem::replace(&mut self.next, Next::None) {
+            Next::Uploading { build, epoch } => Next::Ready { build, epoch },
+            Next::HeaderSent { build, sender, table, .. } => {
+                Next::HeaderSent { build, sender, table, table_stored: true }
+            }
+            other => other,
+        };
+    }
+
+    pub(super) fn table_refused(
+        &mut self,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), PublishError> {
+        match refusal.code {
+            Code::NotAllowed => Err(PublishError::NotAllowed(self.identity.public())),
+            Code::Busy | Code::ReadOnly | Code::Draining => {
+                self.lost();
+                effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.max(200) });
+                Ok(())
+            }
+            _ => Err(PublishError::Broker(format!("it refused a slot table: {}", refusal.detail))),
+        }
+    }
+
+    /// A new connection: the table of an epoch under way has to be uploaded again.
+    pub(super) fn upload_again(&mut self, effects: &mut Vec<Effect>) {
+        match &mut self.next {
+            Next::Uploading { epoch, .. } => effects.push(Table::of(epoch).upload()),
+            Next::HeaderSent { table, table_stored, .. } => {
+                *table_stored = table.slot_count == 0;
+                if !*table_stored {
+                    effects.push(table.clone().upload());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send_header(&mut self, now_ms: u64) {
+        let Next::Ready { build, epoch } = std::mem::replace(&mut self.next, Next::None) else { return };
+        let fenced = build.roster_seq < self.roster.chain().last_removal_seq();
+        let moved =
+            self.accepted.map_or(Hash::ZERO, |position| position.header_hash) != build.prev_header_hash;
+        if fenced || moved || (build.mode == Mode::Advance && self.dead) {
+            return;
+        }
+        let table = Table::of(&epoch);
+        let (header, sender) = epoch.finish(self.prev_close(), now_ms, &self.identity);
+        let hash = header.hash();
+        self.flight.push_back(Flight {
+            epoch: sender.epoch(),
+            batch: None,
+            frame: Request::Record(Record::Header(header).encode()).encode(),
+            hash,
+            sent: false,
+        });
+        self.next = Next::HeaderSent { build, sender: Box::new(sender), table, table_stored: true };
+    }
+
+    /// Every batch sealed under the epoch before: those acknowledged and those in flight before the header.
+    fn prev_close(&self) -> Option<PrevClose> {
+        let position = self.accepted.filter(|_| self.close_known)?;
+        let last = self.flight.iter().rev().find_map(|flight| {
+            let batch = flight.batch.as_ref()?;
+            (flight.epoch == position.epoch).then_some((batch.batch_no.0.saturating_add(1), flight.hash))
+        });
+        let (batches, last_batch_hash) = last.unwrap_or((position.batches, position.last_hash));
+        Some(PrevClose { batches, last_batch_hash })
+    }
+
+    pub(super) fn header_accepted(&mut self, epoch: Epoch, hash: Hash, now_ms: u64) {
+        let Next::HeaderSent { build, sender, .. } = std::mem::replace(&mut self.next, Next::None) else {
+            return;
+        };
+        if build.mode != Mode::Advance {
+            self.rekeyed_ms = now_ms;
+        }
+        self.unslotted.retain(|index| build.slotted.binary_search(index).is_err());
+        self.unslotted.extend(build.unreachable.iter().copied());
+        self.unreachable = build.unreachable;
+        self.accepted = Some(Position { epoch, header_hash: hash, batches: 0, last_hash: hash });
+        self.close_known = true;
+        self.marks.position = self.accepted;
+        self.marks_dirty = true;
+        self.current = Some(*sender);
+        // A removal may have been verified while the header was on its way.
+        self.dead = build.roster_seq < self.roster.chain().last_removal_seq();
+        self.drain = self.dead;
+        self.want_fresh = false;
+        self.end_in_flight = false;
+    }
+
+    pub(super) fn header_refused(&mut self) {
+        self.next = Next::None;
+        self.want_fresh = true;
+        self.dead = true;
+    }
+}

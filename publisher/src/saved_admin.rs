@@ -1,0 +1,52 @@
+//! What an admin remembers: the newest entry it verified, and an entry it signed and does not know to be stored.
+
+use prost::Message as _;
+use sealcast_proto::roster::EntryBundle;
+use sealcast_proto::{Hash, RosterSeq};
+
+use crate::marks::MarksError;
+
+/// The newest entry verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SavedEntry {
+    pub(crate) seq: RosterSeq,
+    pub(crate) hash: Hash,
+}
+
+/// What an admin remembers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct AdminMarks {
+    pub(crate) mark: Option<SavedEntry>,
+    /// Signed, saved, perhaps sent: it is sent again verbatim, because nothing is signed twice under one number.
+    pub(crate) pending: Option<EntryBundle>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Saved {
+    #[prost(uint64, tag = "1")]
+    seq: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    hash: Vec<u8>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pending: Option<bytes::Bytes>,
+}
+
+impl AdminMarks {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (seq, hash) = self.mark.map_or((0, Vec::new()), |mark| (mark.seq.0, mark.hash.0.to_vec()));
+        Saved { seq, hash, pending: self.pending.as_ref().map(EntryBundle::encode) }.encode_to_vec()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MarksError> {
+        let saved = Saved::decode(bytes).map_err(|_| MarksError)?;
+        let mark = match saved.hash.as_slice() {
+            [] => None,
+            hash => Some(SavedEntry {
+                seq: RosterSeq(saved.seq),
+                hash: Hash::try_from(hash).map_err(|_| MarksError)?,
+            }),
+        };
+        let pending = saved.pending.map(EntryBundle::decode).transpose().map_err(|_| MarksError)?;
+        Ok(Self { mark, pending })
+    }
+}

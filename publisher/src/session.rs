@@ -1,0 +1,165 @@
+//! Opening a publisher's two streams: what it follows (the watch) and what it says (the publish stream).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, RequestError};
+use sealcast_proto::frame::{Code, Reply, Request};
+use sealcast_proto::object::Genesis;
+use sealcast_proto::policy::Policy;
+use sealcast_proto::{Identity, RosterSeq, TopicId};
+use sealcast_state::State;
+
+use crate::clock::now_ms;
+use crate::error::PublishError;
+use crate::outbox::Input;
+
+/// Streams that stand, and what the watch said up to the head.
+pub(crate) struct Session {
+    pub(crate) writer: FrameWriter,
+    pub(crate) answers: FrameReader,
+    pub(crate) watch: FrameReader,
+    /// Kept open: a stream whose writing half is dropped would be reset.
+    pub(crate) watch_writer: FrameWriter,
+    /// Roster, heads and prekeys in order, then [`Input::Connected`].
+    pub(crate) inputs: Vec<Input>,
+}
+
+/// Why a session could not be opened.
+pub(crate) enum SessionError {
+    /// The connection or the broker failed for now.
+    Retry(String),
+    /// It will not work.
+    Fatal(PublishError),
+}
+
+impl From<LinkError> for SessionError {
+    fn from(error: LinkError) -> Self {
+        Self::Retry(error.to_string())
+    }
+}
+
+/// Asks a broker what a topic is and verifies that the answer is that topic's genesis.
+pub(crate) async fn fetch_genesis(
+    connection: &Connection,
+    topic: TopicId,
+    identity: &Identity,
+) -> Result<Genesis, PublishError> {
+    match connection.request([Request::FetchTopic(topic)]).await {
+        Ok(Reply::Topic(info)) => {
+            info.genesis.verify_topic(&topic).map_err(|error| PublishError::Broker(error.to_string()))
+        }
+        Ok(_) => Err(PublishError::Broker("it answered something else".into())),
+        Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
+            Err(PublishError::NotAllowed(identity.public()))
+        }
+        Err(error) => Err(PublishError::Broker(error.to_string())),
+    }
+}
+
+/// Makes a prekey if one is due and gives it to the broker. A member without a prekey can be wrapped to all the same
+/// (its static key, or an older prekey), so a broker that will not take it is no reason to stop.
+pub(crate) async fn publish_prekey(
+    connection: &Connection,
+    topic: TopicId,
+    identity: &Identity,
+    state: &State,
+    policy: &Policy,
+    force: bool,
+) -> Result<(), PublishError> {
+    let (rotation, offline) = (policy.prekey_rotation_ms, policy.max_offline_ms);
+    let due = state.prekeys(&identity.public()).update(|ring| {
+        let made = ring.rotate_if_due(identity, rotation, offline, now_ms(), force, &mut rand::rng());
+        let purged = ring.purge(now_ms());
+        let changed = made.is_some() || !purged.is_empty();
+        (made.or_else(|| ring.newest().cloned()), changed)
+    })?;
+    if let Some(prekey) = due
+        && let Err(error) = connection.request([Request::PutPrekey(topic, prekey)]).await
+    {
+        if force {
+            return Err(PublishError::Broker(error.to_string()));
+        }
+        tracing::debug!("the broker did not take a prekey: {error}");
+    }
+    Ok(())
+}
+
+/// Opens both streams and follows the watch to the head.
+pub(crate) async fn open(
+    connection: &Connection,
+    topic: TopicId,
+    identity: &Identity,
+    from: RosterSeq,
+) -> Result<Session, SessionError> {
+    let (mut watch_writer, mut watch) = connection.open().await?;
+    watch_writer.send(Request::Watch(topic, from).encode()).await?;
+    let mut inputs = Vec::new();
+    let mut own = None;
+    let mut start = None;
+    loop {
+        let Some(reply) = watch.reply().await? else {
+            return Err(SessionError::Retry("the broker ended the watch".into()));
+        };
+        match reply {
+            Reply::Start(found) => start = Some(found),
+            Reply::Context(context) => {
+                let publisher = context.epoch.header.peek().map(|header| header.publisher);
+                if publisher == Ok(identity.public()) {
+                    own = Some(Box::new(context));
+                }
+            }
+            Reply::AtHead { .. } => break,
+            Reply::Refused(refusal) => {
+                return Err(match refusal.code {
+                    Code::NotAllowed => SessionError::Fatal(PublishError::NotAllowed(identity.public())),
+                    _ => SessionError::Retry(refusal.to_string()),
+                });
+            }
+            other => inputs.extend(watched(other)),
+        }
+    }
+    let start =
+        start.ok_or_else(|| SessionError::Retry("the broker began a watch without a start".into()))?;
+    let (mut writer, answers) = connection.open().await?;
+    writer.send(Request::Publish(topic).encode()).await?;
+    inputs.push(Input::Connected { own, roster_seq: start.roster_seq, level: start.level });
+    Ok(Session { writer, answers, watch, watch_writer, inputs })
+}
+
+/// What the outbox has to know of a watch's frame.
+pub(crate) fn watched(reply: Reply) -> Option<Input> {
+    match reply {
+        Reply::Roster(delivery) => {
+            Some(Input::Roster { entry: delivery.entry, ops: delivery.ops.unwrap_or_default() })
+        }
+        Reply::Head(head) => Some(Input::Head(head)),
+        Reply::Prekey(prekey) => Some(Input::Prekey(prekey)),
+        _ => None,
+    }
+}
+
+/// Connects again, for as long as it takes.
+pub(crate) async fn reopen(
+    link: Link,
+    topic: TopicId,
+    identity: Arc<Identity>,
+    from: RosterSeq,
+    after: Duration,
+) -> Result<(Connection, Session), PublishError> {
+    let mut failures = 0;
+    tokio::time::sleep(after).await;
+    loop {
+        let connection = link.connected().await;
+        match open(&connection, topic, &identity, from).await {
+            Ok(session) => return Ok((connection, session)),
+            Err(SessionError::Fatal(error)) => return Err(error),
+            Err(SessionError::Retry(why)) => {
+                tracing::debug!("could not resume publishing: {why}");
+                let delay = sealcast_link::backoff::delay(failures, &mut rand::rng());
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}

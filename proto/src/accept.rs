@@ -239,10 +239,10 @@ impl Acceptor {
     }
 
     /// Takes up, in order, a roster entry that one's own log holds at `at`.
-    pub fn restore_roster(&mut self, bundle: &EntryBundle, at: Offset) -> Result<(), RestoreError> {
-        self.roster.apply(&bundle.entry, &bundle.ops)?;
+    pub fn restore_roster(&mut self, bundle: &EntryBundle, at: Offset) -> Result<Change, RestoreError> {
+        let change = self.roster.apply(&bundle.entry, &bundle.ops)?;
         self.entries.push((bundle.entry.hash(), at));
-        Ok(())
+        Ok(change)
     }
 
     /// Takes up a publisher from its newest header in one's own log and that epoch's last batch there. What it sent

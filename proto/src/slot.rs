@@ -89,7 +89,7 @@ impl TableCheck {
 
     /// Takes whole slots; returns the first member among them.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<MemberIndex>, TableError> {
-        if chunk.len() % SLOT_BYTES != 0 {
+        if !chunk.len().is_multiple_of(SLOT_BYTES) {
             return Err(TableError::Length);
         }
         let count = u32::try_from(chunk.len() / SLOT_BYTES).map_err(|_| TableError::Length)?;

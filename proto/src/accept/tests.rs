@@ -351,7 +351,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone)]
 enum Held {
     Header(Signed<EpochHeader>, Offset),
-    Batch(BatchClaim, Offset),
+    Batch(Box<BatchClaim>, Offset),
 }
 
 proptest! {
@@ -391,7 +391,7 @@ proptest! {
                             let lane = acceptor.lane(&me).unwrap();
                             prop_assert!(lane.header().roster_seq >= acceptor.roster().chain().last_removal_seq());
                             prop_assert!(numbers.insert((claim.batch().epoch.0, Some(claim.batch().batch_no.0))));
-                            log.push(Held::Batch(claim, at));
+                            log.push(Held::Batch(Box::new(claim), at));
                             // Without `keep` the publisher misses the acknowledgement and seals this number again.
                             if keep { hand.sent(hash); }
                         }

@@ -154,9 +154,10 @@ impl BatchRecord {
 
     /// Verifies the signature: that the holder of `epoch_vk` sealed this under the epoch of `header_hash`.
     pub fn verify(self, header_hash: &Hash, epoch_vk: &PublicKey) -> Result<VerifiedBatch, ObjectError> {
-        let (batch, hash) = self.digest().verify(header_hash, epoch_vk)?;
+        let digest = self.digest();
+        let (batch, hash) = digest.verify(header_hash, epoch_vk)?;
         let aad = batch_aad(header_hash, &self.body);
-        Ok(VerifiedBatch { batch, aad, hash, ciphertext: self.ciphertext })
+        Ok(VerifiedBatch { batch, aad, hash, digest, ciphertext: self.ciphertext })
     }
 }
 
@@ -179,6 +180,11 @@ impl BatchDigest {
         batch_hash(&batch_aad(header_hash, &self.body), &self.ct_hash)
     }
 
+    /// As evidence: the record's bytes with SHA-256 in place of the ciphertext. A copy, so that it keeps no buffer alive.
+    pub fn evidence(&self) -> Bytes {
+        encode(KIND_BATCH, &self.body, &self.signature, self.ct_hash.as_bytes())
+    }
+
     /// Verifies the signature; returns the body and the batch's hash.
     pub fn verify(&self, header_hash: &Hash, epoch_vk: &PublicKey) -> Result<(Batch, Hash), ObjectError> {
         let hash = self.hash(header_hash);
@@ -195,6 +201,7 @@ pub struct VerifiedBatch {
     batch: Batch,
     aad: Hash,
     hash: Hash,
+    digest: BatchDigest,
     ciphertext: Sealed,
 }
 
@@ -212,6 +219,11 @@ impl VerifiedBatch {
     /// Its hash, which the next batch names.
     pub fn hash(&self) -> &Hash {
         &self.hash
+    }
+
+    /// Everything but the ciphertext, with the signature: to be shown to others.
+    pub fn digest(&self) -> &BatchDigest {
+        &self.digest
     }
 
     /// The ciphertext.

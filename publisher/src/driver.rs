@@ -140,13 +140,9 @@ impl Driver {
         {
             tracing::warn!("the publisher's marks could not be saved: {error}");
         }
-        for task in
-            [tasks.reopen.map(|task| task.abort_handle()), tasks.upload.map(|task| task.abort_handle())]
-        {
-            if let Some(task) = task {
-                task.abort();
-            }
-        }
+        let aborted =
+            [tasks.reopen.map(|task| task.abort_handle()), tasks.upload.map(|task| task.abort_handle())];
+        aborted.into_iter().flatten().for_each(|task| task.abort());
         let answer = match outcome {
             Outcome::Closed => Ok(()),
             Outcome::Failed(error) => Err(error),

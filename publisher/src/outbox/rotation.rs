@@ -108,7 +108,7 @@ impl Outbox {
         if !self.connected {
             return Ok(());
         }
-        if matches!(self.next, Next::Ready { .. }) && !(self.drain && !self.flight.is_empty()) {
+        if matches!(self.next, Next::Ready { .. }) && (!self.drain || self.flight.is_empty()) {
             self.send_header(now_ms);
         }
         if matches!(self.next, Next::None)

@@ -1,0 +1,438 @@
+//! The outbox against the broker's real acceptance rules, in virtual time.
+
+mod random;
+mod world;
+
+use sealcast_envelope::PrekeyRing;
+use sealcast_proto::frame::{Code, Refusal};
+use sealcast_proto::object::Mode;
+use sealcast_proto::policy::{Durability, Policy};
+use sealcast_proto::roster::Op;
+use sealcast_proto::{RosterSeq, SlotSource, slot::find_slot};
+
+use super::Input;
+use crate::error::PublishError;
+use crate::marks::Marks;
+use world::{World, identity};
+
+fn texts(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|n| format!("message {n}")).collect()
+}
+
+#[test]
+fn what_waits_is_sealed_together_and_every_member_reads_it() {
+    let mut world = World::new(2);
+    (0..5).for_each(|n| world.send(n));
+    world.settle();
+    assert_eq!(world.batches().len(), 1, "five messages waited for the epoch");
+    assert_eq!(world.reader(10), texts(0..5));
+    assert_eq!(world.reader(11), texts(0..5));
+    assert_eq!(world.reader(99), Vec::<String>::new(), "not a member");
+    let seqs: Vec<u64> = world.receipts.values().map(|receipt| receipt.seq.0).collect();
+    assert_eq!(seqs, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn nothing_is_sealed_before_the_header_is_accepted() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.write();
+    assert_eq!(world.headers().len(), 1);
+    assert_eq!(world.batches().len(), 0);
+    world.answer();
+    world.write();
+    assert_eq!(world.batches().len(), 1);
+}
+
+#[test]
+fn a_removal_refuses_what_is_in_flight_and_nothing_is_lost() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.settle();
+    // The removal reaches the broker before the next batches, and the publisher after them.
+    world.remove(11);
+    for n in 1..4 {
+        world.send(n);
+        world.write();
+    }
+    assert!(
+        world.answers.iter().all(|answer| matches!(answer, Err(refusal) if refusal.code == Code::StaleEpoch))
+    );
+    world.answer();
+    world.write();
+    assert_eq!(world.batches().len(), 1, "it waits for the verified entry: a refusal alone moves nothing");
+    world.settle();
+    world.assert_dense();
+    assert_eq!(world.reader(10), texts(0..4));
+    assert_eq!(world.reader(11), texts(0..1), "the removed one reads nothing sealed afterwards");
+    assert_eq!(world.headers().last().map(|header| header.mode), Some(Mode::Fresh));
+    assert_eq!(world.receipts.len(), 4);
+}
+
+#[test]
+fn from_a_verified_removal_on_nothing_is_sealed_under_the_old_epoch() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.settle();
+    let old = world.headers()[0].epoch;
+    world.remove(11);
+    world.tell();
+    world.send(1);
+    let beacons = world.beacons;
+    world.write_one();
+    assert_eq!(world.beacons, beacons + 1, "the admin hears at once");
+    world.settle();
+    assert!(world.batches().iter().all(|(epoch, _, first, _)| first.0 == 0 || *epoch > old));
+    assert_eq!(world.reader(11), texts(0..1));
+}
+
+#[test]
+fn an_addition_advances_and_the_newcomer_reads_nothing_older() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.add(20);
+    world.tell();
+    world.advance_clock(super::COALESCE_MS);
+    world.settle();
+    world.send(1);
+    world.settle();
+    let headers = world.headers();
+    assert_eq!(headers.len(), 2);
+    assert_eq!((headers[1].mode, headers[1].slot_count), (Mode::Advance, 1), "one slot: the newcomer's");
+    assert_eq!(world.reader(10), texts(0..2), "the others derive the key");
+    assert_eq!(world.reader(20), texts(1..2));
+    world.assert_dense();
+}
+
+#[test]
+fn additions_within_the_window_share_an_epoch_and_sealing_goes_on_meanwhile() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    for n in 20..25 {
+        world.add(n);
+        world.tell();
+        world.advance_clock(5);
+    }
+    world.send(1);
+    world.write();
+    assert_eq!(world.batches().len(), 2, "sealed under the old epoch");
+    world.advance_clock(super::COALESCE_MS);
+    world.settle();
+    assert_eq!(world.headers().len(), 2);
+    assert_eq!(world.headers()[1].slot_count, 5);
+    world.assert_dense();
+}
+
+#[test]
+fn what_is_in_flight_is_sent_again_verbatim_and_stored_once() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.frames.clear();
+    for n in 1..4 {
+        world.send(n);
+        world.write();
+    }
+    let sent = world.frames.clone();
+    world.disconnect(); // The broker stored all three; its answers are lost.
+    world.frames.clear();
+    world.settle();
+    assert_eq!(world.frames, sent, "the same bytes");
+    assert_eq!(world.batches().len(), 4);
+    assert_eq!(world.receipts.len(), 4);
+    world.assert_dense();
+}
+
+#[test]
+fn a_header_whose_answer_was_lost_is_sent_again_with_its_table() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.write();
+    world.disconnect();
+    world.tables.clear();
+    world.settle();
+    assert_eq!(world.headers().len(), 1);
+    assert_eq!(world.reader(10), texts(0..1));
+    assert_eq!(world.receipts.len(), 1);
+
+    // The other way round: the header never arrived, and the table went with the connection.
+    let mut world = World::new(1);
+    world.send(0);
+    world.connected = false;
+    world.input(Input::Lost);
+    world.tables.clear();
+    world.settle();
+    assert_eq!(world.reader(10), texts(0..1));
+}
+
+#[test]
+fn a_restart_goes_on_where_the_broker_stands() {
+    for with_marks in [true, false] {
+        let mut world = World::new(1);
+        (0..3).for_each(|n| world.send(n));
+        world.settle();
+        world.advance_clock(1000);
+        let marks = if with_marks { world.marks.clone() } else { Marks::default() };
+        let first = world.headers()[0].clone();
+        world.restart(marks);
+        world.send(3);
+        world.settle();
+        world.assert_dense();
+        let second = world.headers()[1].clone();
+        assert_eq!(second.mode, Mode::Fresh, "the first epoch after a restart is fresh");
+        assert!(second.epoch > first.epoch);
+        assert_eq!(second.prev_close.map(|close| close.batches), with_marks.then_some(1));
+        assert_eq!(world.reader(10), texts(0..4));
+    }
+}
+
+#[test]
+fn marks_behind_the_broker_are_extended_by_what_verifies() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.advance_clock(1000);
+    let old = world.marks.clone();
+    for n in 1..3 {
+        world.send(n);
+        world.settle();
+    }
+    world.restart(old);
+    world.send(3);
+    world.settle();
+    world.assert_dense();
+    assert_eq!(world.headers()[1].prev_close.map(|close| close.batches), Some(3));
+}
+
+#[test]
+fn a_broker_that_lost_what_it_acknowledged_is_named() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    let early = (world.broker.clone(), world.log.clone());
+    world.send(1);
+    world.settle();
+    world.advance_clock(1000);
+    let marks = world.marks.clone();
+    (world.broker, world.log) = early;
+    world.disconnect();
+    world.connect();
+    assert!(matches!(world.failed, Some(PublishError::Rollback(_))), "{:?}", world.failed);
+
+    world.failed = None;
+    world.restart(marks);
+    assert!(matches!(world.failed, Some(PublishError::Rollback(_))), "the marks outlive the process");
+}
+
+#[test]
+fn a_rolled_back_roster_is_named() {
+    let mut world = World::new(1);
+    let early = (world.broker.clone(), world.log.clone());
+    world.add(20);
+    world.tell();
+    world.send(0);
+    world.settle();
+    world.advance_clock(1000);
+    let marks = world.marks.clone();
+    assert_eq!(marks.roster.map(|(seq, _)| seq), Some(RosterSeq(2)));
+    (world.broker, world.log) = early;
+    world.restart(marks);
+    assert!(matches!(world.failed, Some(PublishError::Rollback(_))), "{:?}", world.failed);
+}
+
+#[test]
+fn a_memory_topic_that_lost_batches_goes_on_with_a_fresh_epoch() {
+    let policy = Policy { durability: Durability::Memory, ..Policy::default() };
+    let mut world = World::with_policy(1, policy);
+    world.send(0);
+    world.settle();
+    let early = (world.broker.clone(), world.log.clone());
+    world.send(1);
+    world.settle();
+    world.send(2);
+    world.write(); // In flight when the broker dies.
+    (world.broker, world.log) = early;
+    world.disconnect();
+    world.settle();
+    assert_eq!(world.headers().len(), 2);
+    assert_eq!(world.headers()[1].prev_close, None, "it cannot vouch for what was lost");
+    assert_eq!(world.reader(10), [texts(0..1), texts(2..3)].concat());
+    assert!(world.failed.is_none());
+}
+
+#[test]
+fn two_processes_with_one_identity_are_noticed() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.input(Input::Refused(Refusal::new(Code::Superseded, "")));
+    assert!(matches!(world.failed, Some(PublishError::IdentityInUse)));
+
+    // The other one published while we were away.
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    let ours = std::mem::replace(
+        &mut world.outbox,
+        super::Outbox::new(identity(2), world.topic, &world.genesis, Marks::default()),
+    );
+    world.connect();
+    world.send(1);
+    world.settle();
+    world.outbox = ours;
+    world.disconnect();
+    world.connect();
+    assert!(matches!(world.failed, Some(PublishError::IdentityInUse)), "{:?}", world.failed);
+}
+
+#[test]
+fn a_busy_broker_is_asked_again_with_the_same_bytes() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.send(1);
+    world.write();
+    let frame = world.frames.last().cloned();
+    world.answers.clear();
+    world.input(Input::Refused(Refusal { retry_after_ms: 300, ..Refusal::new(Code::Busy, "") }));
+    assert_eq!(world.reconnects, 1);
+    world.settle();
+    assert_eq!(world.frames.last().cloned(), frame);
+    assert_eq!(world.receipts.len(), 2);
+    world.assert_dense();
+}
+
+#[test]
+fn the_end_is_said_once_and_acknowledged() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.input(Input::Close);
+    world.settle();
+    assert!(world.closed);
+    assert!(world.broker.lane(&identity(2).public()).unwrap().ended());
+    assert_eq!(world.reader(10), texts(0..1));
+
+    let mut silent = World::new(1);
+    silent.input(Input::Close);
+    assert!(silent.closed, "nothing was said, so there is nothing to end");
+}
+
+#[test]
+fn an_end_refused_by_the_fence_is_said_again() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.settle();
+    world.remove(11);
+    world.send(1);
+    world.input(Input::Close);
+    world.settle();
+    assert!(world.closed);
+    assert!(world.broker.lane(&identity(2).public()).unwrap().ended());
+    assert_eq!(world.reader(11), texts(0..1));
+    world.assert_dense();
+}
+
+#[test]
+fn a_silent_publisher_gives_signs_of_life() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    for n in 1..4 {
+        world.advance_clock(999);
+        world.write();
+        assert_eq!(world.beacons, n - 1);
+        world.advance_clock(1);
+        world.write();
+        assert_eq!(world.beacons, n);
+    }
+}
+
+#[test]
+fn keys_rotate_with_age_by_order_and_after_many_batches() {
+    let policy = Policy { max_epoch_batches: 3, ..Policy::default() };
+    let mut world = World::with_policy(1, policy);
+    for n in 0..7 {
+        world.send(n);
+        world.settle();
+    }
+    assert_eq!(world.headers().len(), 3, "three batches an epoch");
+    world.advance_clock(Policy::default().max_epoch_age_ms);
+    world.settle();
+    assert_eq!(world.headers().len(), 4, "an hour passed");
+    world.roster(&[Op::Rotate]);
+    world.settle();
+    assert_eq!(world.headers().len(), 5, "an admin asked");
+    assert!(world.headers().iter().all(|header| header.mode == Mode::Fresh));
+    world.assert_dense();
+    assert_eq!(world.reader(10), texts(0..7));
+}
+
+#[test]
+fn a_publisher_that_is_removed_or_demoted_stops() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.remove(2);
+    world.tell();
+    assert!(matches!(world.failed, Some(PublishError::Removed(_))));
+
+    let mut world = World::new(1);
+    let key = identity(2).public();
+    let (member, _) = world.broker.roster().find(&key).unwrap();
+    world.roster(&[Op::SetRole { member, identity: key, role: sealcast_proto::roster::Role::Reader }]);
+    world.tell();
+    assert!(matches!(world.failed, Some(PublishError::NotAllowed(_))));
+}
+
+#[test]
+fn prekeys_are_wrapped_to_and_never_rolled_back() {
+    let mut world = World::new(1);
+    let member = identity(10);
+    let (index, _) = world.broker.roster().find(&member.public()).unwrap();
+    let mut rng = rand::rng();
+    let mut ring = PrekeyRing::new();
+    let (week, fortnight) = (7 * 86_400_000, 14 * 86_400_000);
+    let first = ring.rotate_if_due(&member, week, fortnight, world.now, true, &mut rng).unwrap();
+    let second = ring.rotate_if_due(&member, week, fortnight, world.now + 5000, true, &mut rng).unwrap();
+    let source = |world: &World| {
+        let header = world.headers().last().cloned().unwrap();
+        find_slot(&world.tables[&header.slots_hash], index).map(|slot| slot.source)
+    };
+    world.input(Input::Prekey(second.clone()));
+    world.input(Input::Prekey(first));
+    world.send(0);
+    world.settle();
+    let id = second.peek().unwrap().prekey_id;
+    assert_eq!(source(&world), Some(SlotSource::Prekey(id)), "the newest, whatever came last");
+
+    // After a restart the broker keeps quiet about it: the static key does not come back.
+    world.advance_clock(1000);
+    let marks = world.marks.clone();
+    world.restart(marks);
+    world.send(1);
+    world.settle();
+    assert_eq!(source(&world), None);
+    assert_eq!(world.outbox.unreachable(), [member.public()]);
+    world.input(Input::Prekey(second));
+    world.advance_clock(super::COALESCE_MS);
+    world.settle();
+    assert_eq!(source(&world), Some(SlotSource::Prekey(id)), "then an advance gives it a slot");
+    assert_eq!(world.headers().last().map(|header| header.mode), Some(Mode::Advance));
+}
+
+#[test]
+fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
+    let policy = Policy { max_roster_age_ms: 60_000, ..Policy::default() };
+    let mut world = World::with_policy(1, policy);
+    world.send(0);
+    world.settle();
+    world.advance_clock(60_001);
+    world.send(1);
+    world.settle();
+    assert_eq!(world.receipts.len(), 1, "no admin's word for a minute");
+    world.add(30);
+    world.settle();
+    assert_eq!(world.receipts.len(), 2);
+}

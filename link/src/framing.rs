@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt};
 use sealcast_proto::frame::{FRAME_HEADER, FrameError, FrameKind, Reply, Request};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -11,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::connection::Connection;
 use crate::error::{LinkError, STREAM_ABANDONED, from_read};
 
-/// Bytes read ahead of the frame at hand: many small frames cost one call; more would only take flow control credit.
-const READ_AHEAD: usize = 16 << 10;
+/// Bytes read ahead of the frame at hand, so that small frames (acknowledgements) do not cost two calls each. Every open
+/// stream holds such a buffer.
+const READ_AHEAD: usize = 2 << 10;
 /// Bytes by which a payload's buffer grows ahead of what has arrived: a peer that announces a large frame and sends
 /// nothing gets no more memory than this.
 const GROWTH: usize = 64 << 10;
@@ -191,25 +192,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
     async fn advance(&mut self) -> Result<Option<(FrameKind, Bytes)>, LinkError> {
         loop {
-            if self.partial.is_none()
-                && let Some(header) = self.ahead.first_chunk::<FRAME_HEADER>()
-            {
-                let (kind, len) = FrameKind::parse(*header)?;
-                let _ = self.ahead.split_to(FRAME_HEADER);
-                self.partial = Some(Partial { kind, len, payload: BytesMut::new() });
+            if let Some(frame) = self.take_whole()? {
+                return Ok(Some(frame));
             }
             let ended = match &mut self.partial {
-                Some(partial) => {
-                    let here = self.ahead.split_to(partial.missing().min(self.ahead.len()));
-                    partial.payload.extend_from_slice(&here);
-                    if partial.missing() == 0
-                        && let Some(whole) = self.partial.take()
-                    {
-                        return Ok(Some((whole.kind, whole.payload.freeze())));
-                    }
-                    fill_partial(&mut self.stream, &mut self.ahead, self.partial.as_mut()).await?
+                // A large rest goes straight into its buffer, a small one is read together with what follows it.
+                Some(partial) if partial.missing() >= READ_AHEAD => {
+                    let most = partial.missing().min(GROWTH);
+                    read(&mut self.stream, &mut partial.payload, most).await?
                 }
-                None => read(&mut self.stream, &mut self.ahead, READ_AHEAD).await?,
+                _ => read(&mut self.stream, &mut self.ahead, READ_AHEAD).await?,
             };
             if ended {
                 return match self.partial.is_none() && self.ahead.is_empty() {
@@ -219,20 +211,25 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             }
         }
     }
-}
 
-/// Reads on for a payload: a large rest straight into its buffer, a small one together with what follows it.
-async fn fill_partial<R: AsyncRead + Unpin>(
-    stream: &mut R,
-    ahead: &mut BytesMut,
-    partial: Option<&mut Partial>,
-) -> Result<bool, LinkError> {
-    match partial {
-        Some(partial) if partial.missing() >= READ_AHEAD => {
-            let most = partial.missing().min(GROWTH);
-            read(stream, &mut partial.payload, most).await
+    /// A frame, if all of it has been read.
+    fn take_whole(&mut self) -> Result<Option<(FrameKind, Bytes)>, FrameError> {
+        let mut partial = match self.partial.take() {
+            Some(partial) => partial,
+            None => {
+                let Some(header) = self.ahead.first_chunk::<FRAME_HEADER>() else { return Ok(None) };
+                let (kind, len) = FrameKind::parse(*header)?;
+                self.ahead.advance(FRAME_HEADER);
+                Partial { kind, len, payload: BytesMut::new() }
+            }
+        };
+        let here = self.ahead.split_to(partial.missing().min(self.ahead.len()));
+        partial.payload.extend_from_slice(&here);
+        if partial.missing() == 0 {
+            return Ok(Some((partial.kind, partial.payload.freeze())));
         }
-        _ => read(stream, ahead, READ_AHEAD).await,
+        self.partial = Some(partial);
+        Ok(None)
     }
 }
 

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use crate::connection::Connection;
 use crate::error::LinkError;
 use crate::framing::{FrameReader, FrameWriter};
-use crate::text::{readable, readable_refusal};
 
 /// How long a broker waits for a client's hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,7 +65,6 @@ impl Connection {
             return Err(LinkError::Version);
         }
         writer.send(Reply::Hello(own(agent)).encode()).await?;
-        let hello = printable(hello);
         self.set_hello(hello.clone());
         Ok(Control { hello, writer, reader })
     }
@@ -78,18 +76,16 @@ impl Connection {
         let (mut writer, mut reader) = (FrameWriter::new(send, None), FrameReader::new(recv, None));
         writer.send(Request::Hello(own(agent)).encode()).await?;
         match reader.reply().await? {
-            Some(Reply::Hello(hello)) if hello.version == PROTOCOL_VERSION => {
-                self.set_hello(printable(hello))
-            }
+            Some(Reply::Hello(hello)) if hello.version == PROTOCOL_VERSION => self.set_hello(hello),
             Some(Reply::Hello(_)) => return Err(LinkError::Version.into()),
-            Some(Reply::Refused(refusal)) => return Err(HelloError::Refused(readable_refusal(refusal))),
+            Some(Reply::Refused(refusal)) => return Err(HelloError::Refused(refusal)),
             _ => return Err(LinkError::Protocol("its first frame was not a hello").into()),
         }
         let (notice, quic) = (self.notice(), self.quic().clone());
         tokio::spawn(async move {
             match reader.reply().await {
                 Ok(Some(Reply::Refused(refusal))) => {
-                    notice.send_replace(Some(readable_refusal(refusal)));
+                    notice.send_replace(Some(refusal));
                     quic.closed().await;
                 }
                 // The connection is gone: everybody has been told.
@@ -124,11 +120,6 @@ fn own(agent: &str) -> Hello {
         agent: agent.to_owned(),
         time_ms: u64::try_from(time_ms).unwrap_or(u64::MAX),
     }
-}
-
-fn printable(mut hello: Hello) -> Hello {
-    hello.agent = readable(hello.agent.as_bytes());
-    hello
 }
 
 pub(crate) fn version_detail() -> String {

@@ -18,6 +18,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod admission;
 pub mod backoff;
 mod connection;
 mod dial;
@@ -40,3 +41,6 @@ pub use link::{Link, LinkOptions};
 pub use listener::{Handshake, ListenOptions, Listener};
 pub use request::Replies;
 pub use text::readable;
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,12 @@ impl Link {
     pub async fn close(&self) {
         self.inner.dialer.close("the client is done").await;
     }
+
+    /// How many attempts have ended.
+    #[cfg(test)]
+    pub(crate) fn attempts(&self) -> u64 {
+        self.inner.ended.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for Link {

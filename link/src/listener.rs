@@ -3,12 +3,12 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::{Endpoint, Incoming, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt};
 use sealcast_proto::Identity;
 
+use crate::admission::{Admission, Counted, Verdict};
 use crate::connection::Connection;
 use crate::error::{CLOSE_DONE, LinkError};
 use crate::{tls, transport};
@@ -24,6 +24,8 @@ pub struct ListenOptions {
     /// Handshakes under way at once, a count; further attempts are refused. Each costs a signature and an ML-KEM
     /// exchange, some 0.2 ms, so that this many are well within their timeout.
     pub max_handshakes: usize,
+    /// The same from one source (an IPv4 address or an IPv6 /64), so that one host cannot take all of them.
+    pub max_handshakes_per_source: usize,
     /// Handshakes under way from which on a client must first prove its address (QUIC Retry, one more round trip): whoever
     /// forges source addresses then gets no further than a stateless answer.
     pub retry_above: usize,
@@ -38,6 +40,7 @@ impl Default for ListenOptions {
         Self {
             max_incoming: 1024,
             max_handshakes: 1024,
+            max_handshakes_per_source: 64,
             retry_above: 64,
             handshake_timeout: Duration::from_secs(5),
             max_udp_payload: transport::MAX_UDP_PAYLOAD,
@@ -49,7 +52,7 @@ impl Default for ListenOptions {
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
-    under_way: Arc<AtomicUsize>,
+    admission: Arc<Admission>,
     options: ListenOptions,
 }
 
@@ -73,7 +76,7 @@ impl Listener {
         let port = socket.local_addr()?.port();
         let endpoint_config = transport::broker_endpoint(identity, port, options.max_udp_payload);
         let endpoint = Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))?;
-        Ok(Self { endpoint, under_way: Arc::default(), options })
+        Ok(Self { endpoint, admission: Arc::default(), options })
     }
 
     /// The next connection attempt; `None` once the listener is closed. Cancel-safe. Cheap: the work is in
@@ -81,15 +84,14 @@ impl Listener {
     pub async fn accept(&self) -> Option<Handshake> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let under_way = self.under_way.load(Ordering::Relaxed);
-            if under_way >= self.options.max_handshakes {
-                incoming.refuse();
-            } else if under_way >= self.options.retry_above && !incoming.remote_address_validated() {
+            let (source, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+            match self.admission.ask(source, validated, &self.options) {
+                Verdict::Admit(counted) => {
+                    return Some(Handshake { incoming, counted, limit: self.options.handshake_timeout });
+                }
                 // Fails only for an address that is validated.
-                let _ = incoming.retry();
-            } else {
-                let counted = Counted::one_more(&self.under_way);
-                return Some(Handshake { incoming, counted, limit: self.options.handshake_timeout });
+                Verdict::ProveAddress => drop(incoming.retry()),
+                Verdict::Refuse => incoming.refuse(),
             }
         }
     }
@@ -144,22 +146,5 @@ impl Handshake {
         };
         drop(self.counted);
         Connection::new(quic)
-    }
-}
-
-/// One handshake under way, until it is dropped.
-#[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn one_more(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

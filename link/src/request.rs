@@ -8,7 +8,6 @@ use tokio::time::timeout;
 use crate::connection::Connection;
 use crate::error::{LinkError, RequestError};
 use crate::framing::{FrameReader, FrameWriter};
-use crate::text::readable_refusal;
 
 /// Longest wait for an answer, and for progress of a write: as long as QUIC waits before it calls a peer dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +54,7 @@ impl Replies {
     pub async fn next(&mut self) -> Result<Option<Reply>, RequestError> {
         match timeout(ANSWER_TIMEOUT, self.reader.reply()).await {
             Err(_) => Err(LinkError::Late("answer").into()),
-            Ok(Ok(Some(Reply::Refused(refusal)))) => Err(RequestError::Refused(readable_refusal(refusal))),
+            Ok(Ok(Some(Reply::Refused(refusal)))) => Err(RequestError::Refused(refusal)),
             Ok(reply) => Ok(reply?),
         }
     }
@@ -84,7 +83,7 @@ async fn exchange(
         None => timeout(ANSWER_TIMEOUT, reader.reply()).await.map_err(|_| LinkError::Late("answer"))?,
     };
     match reply? {
-        Some(Reply::Refused(refusal)) => Err(RequestError::Refused(readable_refusal(refusal))),
+        Some(Reply::Refused(refusal)) => Err(RequestError::Refused(refusal)),
         Some(reply) => Ok(reply),
         None => Err(RequestError::NoAnswer),
     }

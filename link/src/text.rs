@@ -1,6 +1,5 @@
-//! Text a peer chose, on its way to a person's terminal or a log.
-
-use sealcast_proto::frame::Refusal;
+//! The reason a peer gave for closing, on its way to a person's terminal or a log. (`proto` does the same for the texts
+//! inside frames.)
 
 /// Characters kept of a peer's text: one line of a terminal.
 const MAX_CHARS: usize = 200;
@@ -15,12 +14,6 @@ pub fn readable(bytes: &[u8]) -> String {
 fn harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-/// A refusal whose detail is safe to print.
-pub(crate) fn readable_refusal(mut refusal: Refusal) -> Refusal {
-    refusal.detail = readable(refusal.detail.as_bytes());
-    refusal
 }
 
 #[cfg(test)]

@@ -53,13 +53,19 @@ pub(crate) fn client_config(
     identity: &Identity,
     keys: Arc<[PublicKey]>,
 ) -> Result<(QuicClientConfig, Arc<AtomicBool>), Error> {
-    let provider = provider();
     let wrong_key = Arc::new(AtomicBool::new(false));
-    let verifier = PinnedBroker {
-        keys,
-        wrong_key: wrong_key.clone(),
-        algorithms: provider.signature_verification_algorithms,
-    };
+    let config = rustls_client_config(identity, keys, wrong_key.clone())?;
+    let config = QuicClientConfig::try_from(config).map_err(|error| Error::General(error.to_string()))?;
+    Ok((config, wrong_key))
+}
+
+fn rustls_client_config(
+    identity: &Identity,
+    keys: Arc<[PublicKey]>,
+    wrong_key: Arc<AtomicBool>,
+) -> Result<rustls::ClientConfig, Error> {
+    let provider = provider();
+    let verifier = PinnedBroker { keys, wrong_key, algorithms: provider.signature_verification_algorithms };
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -70,8 +76,7 @@ pub(crate) fn client_config(
     config.enable_early_data = false;
     // The name is a constant of ours (keys authenticate, names do not), so sending it would tell nothing but what we are.
     config.enable_sni = false;
-    let config = QuicClientConfig::try_from(config).map_err(|error| Error::General(error.to_string()))?;
-    Ok((config, wrong_key))
+    Ok(config)
 }
 
 /// The key that the peer of a finished handshake proved to hold.
@@ -83,7 +88,7 @@ pub(crate) fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -269,6 +274,19 @@ fn verify_ed25519(
         dss,
         algorithms,
     )
+}
+
+/// For tests that play a client of another make.
+#[cfg(test)]
+pub(crate) fn test_client(identity: &Identity, keys: Arc<[PublicKey]>) -> rustls::ClientConfig {
+    rustls_client_config(identity, keys, Arc::default()).unwrap()
+}
+
+/// For tests that play a client of another make.
+#[cfg(test)]
+pub(crate) fn test_verifier(keys: Arc<[PublicKey]>) -> Arc<dyn ServerCertVerifier> {
+    let algorithms = provider().signature_verification_algorithms;
+    Arc::new(PinnedBroker { keys, wrong_key: Arc::default(), algorithms })
 }
 
 #[cfg(test)]

@@ -1,21 +1,18 @@
-//! A publisher's epochs: starting one, sealing under it.
+//! Starting a publisher's epochs: fresh, or as an advance of the one before.
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
-use sealcast_proto::hash::HashLabel;
-use sealcast_proto::hash::hash;
-use sealcast_proto::ids::is_prekey_id;
-use sealcast_proto::limits::{MAX_ADVANCES, MAX_EPOCH_BATCHES, MAX_SLOTS};
-use sealcast_proto::object::{Batch, Beacon, EpochHeader, Mode, PrevClose};
-use sealcast_proto::record::{BatchRecord, batch_aad};
-use sealcast_proto::{
-    BatchNo, Epoch, Hash, Identity, MemberIndex, PublicKey, RosterSeq, Seq, Signed, SlotSource, TopicId,
-};
 
-use crate::batch::{self, SealError};
-use crate::derive::{AdvanceSecret, BatchKey, Context, EpochSecrets, Seed};
+use sealcast_proto::ids::is_prekey_id;
+use sealcast_proto::limits::{MAX_ADVANCES, MAX_SLOTS};
+use sealcast_proto::object::{EpochHeader, Mode, PrevClose};
+use sealcast_proto::slot::table_hash;
+use sealcast_proto::{Epoch, Hash, Identity, MemberIndex, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
+
+use crate::derive::{Context, EpochSecrets, Seed};
 use crate::secret::{Secret, opaque_debug};
+use crate::sender::EpochSender;
 use crate::wrap::{SlotMaker, WrapSecret, WrapTarget};
 
 /// What an epoch is bound to, decided before its secrets are made.
@@ -75,13 +72,13 @@ pub fn advance(
     newcomers: &[WrapTarget],
     rng: &mut impl CryptoRng,
 ) -> Result<NewEpoch, EpochError> {
-    if (plan.topic, plan.publisher) != (from.header.topic, from.header.publisher)
-        || plan.prev_header_hash != from.header_hash
-        || plan.epoch <= from.header.epoch
+    if (plan.topic, plan.publisher) != (from.header().topic, from.header().publisher)
+        || plan.prev_header_hash != from.header_hash()
+        || plan.epoch <= from.epoch()
     {
         return Err(EpochError::NotSuccessor);
     }
-    if from.advances >= MAX_ADVANCES {
+    if from.advances() >= MAX_ADVANCES {
         return Err(EpochError::TooManyAdvances);
     }
     start(plan, Start::Advance(from), newcomers, rng)
@@ -106,7 +103,7 @@ fn start(
     let ephemeral = (!targets.is_empty()).then(|| WrapSecret::generate(rng));
     let (mode, kek_gen, advances) = match how {
         Start::Fresh => (Mode::Fresh, 0, 0),
-        Start::Advance(from) => (Mode::Advance, from.header.kek_gen, from.advances.saturating_add(1)),
+        Start::Advance(from) => (Mode::Advance, from.header().kek_gen, from.advances().saturating_add(1)),
     };
     let mut header = EpochHeader {
         topic: plan.topic,
@@ -128,7 +125,7 @@ fn start(
     let context = Context::of(&header);
     let seed = match how {
         Start::Fresh => Seed(Secret::random(rng)),
-        Start::Advance(from) => from.advance.seed(&context),
+        Start::Advance(from) => from.next_seed(&context),
     };
     let (table, skipped) = match &ephemeral {
         Some(ephemeral) => SlotMaker::new(&context, ephemeral, &seed).table(targets),
@@ -141,7 +138,7 @@ fn start(
     let secrets = EpochSecrets::new(&seed, &context);
     header.commitment = secrets.commitment;
     header.slot_count = u32::try_from(targets.len() - skipped.len()).map_err(|_| EpochError::TooManySlots)?;
-    header.slots_hash = hash(HashLabel::Slots, &[&table]);
+    header.slots_hash = table_hash(&table);
     Ok(NewEpoch { header, table: table.into(), skipped, secrets, epoch_key, advances })
 }
 
@@ -203,110 +200,8 @@ impl NewEpoch {
         let header = EpochHeader { prev_close, time_ms, ..self.header };
         let signed = Signed::sign(&header, identity.signing_key());
         let header_hash = signed.hash();
-        let EpochSecrets { batch_key, advance, .. } = self.secrets;
-        let sender = EpochSender {
-            header,
-            header_hash,
-            epoch_key: self.epoch_key,
-            batch_key,
-            advance,
-            advances: self.advances,
-            next_batch_no: BatchNo(0),
-            last_hash: header_hash,
-        };
-        (signed, sender)
+        (signed, EpochSender::new(header, header_hash, self.epoch_key, self.secrets, self.advances))
     }
 }
 
-/// A publisher's side of one epoch: seals batches and signs beacons. Never opens.
-pub struct EpochSender {
-    header: EpochHeader,
-    header_hash: Hash,
-    epoch_key: Box<SigningKey>,
-    batch_key: BatchKey,
-    advance: AdvanceSecret,
-    advances: u32,
-    next_batch_no: BatchNo,
-    last_hash: Hash,
-}
-
-impl EpochSender {
-    /// Which epoch.
-    pub fn epoch(&self) -> Epoch {
-        self.header.epoch
-    }
-
-    /// Its header's hash.
-    pub fn header_hash(&self) -> Hash {
-        self.header_hash
-    }
-
-    /// Its header.
-    pub fn header(&self) -> &EpochHeader {
-        &self.header
-    }
-
-    /// The number the next batch gets; also how many were sealed.
-    pub fn next_batch_no(&self) -> BatchNo {
-        self.next_batch_no
-    }
-
-    /// The last batch's hash; the header's if there was none.
-    pub fn last_hash(&self) -> Hash {
-        self.last_hash
-    }
-
-    /// Advances since the last fresh epoch.
-    pub fn advances(&self) -> u32 {
-        self.advances
-    }
-
-    /// Seals encoded messages ([`crate::Message::encode`]) as the next batch and steps the ratchet: the key that
-    /// sealed it is gone on return. On error nothing was sealed and nothing steps.
-    pub fn seal(
-        &mut self,
-        messages: &[Bytes],
-        first_seq: Seq,
-        time_ms: u64,
-        end: bool,
-    ) -> Result<BatchRecord, SealError> {
-        let (count, n) = batch::measure(messages, end)?;
-        first_seq.plus(count.into()).ok_or(SealError::SeqOverflow)?;
-        if self.next_batch_no.0 >= MAX_EPOCH_BATCHES {
-            return Err(SealError::EpochFull);
-        }
-        let next_batch_no = self.next_batch_no.next().ok_or(SealError::EpochFull)?;
-        let body = Batch {
-            epoch: self.header.epoch,
-            batch_no: self.next_batch_no,
-            first_seq,
-            count,
-            time_ms,
-            end,
-            prev_batch_hash: self.last_hash,
-        }
-        .encode();
-        let aad = batch_aad(&self.header_hash, &body);
-        let sealed = batch::seal(messages, n, &self.batch_key.seal_key(), &aad)?;
-        let (record, hash) = BatchRecord::sign(body, &aad, sealed, &self.epoch_key);
-        self.batch_key = self.batch_key.next();
-        self.next_batch_no = next_batch_no;
-        self.last_hash = hash;
-        Ok(record)
-    }
-
-    /// A sign of life. The roster named is the newest the publisher verified, which may be ahead of the header's.
-    pub fn beacon(&self, roster_seq: RosterSeq, roster_hash: Hash, time_ms: u64) -> Signed<Beacon> {
-        let beacon = Beacon {
-            header_hash: self.header_hash,
-            next_batch_no: self.next_batch_no,
-            last_batch_hash: self.last_hash,
-            roster_seq,
-            roster_hash,
-            time_ms,
-        };
-        Signed::sign(&beacon, &self.epoch_key)
-    }
-}
-
-opaque_debug!(NewEpoch, EpochSender);
+opaque_debug!(NewEpoch);

@@ -84,13 +84,13 @@ fn labeled_expand<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Vector, hex};
+    use crate::tests::{Vector, hex};
     use crate::wrap::WrapSecret;
 
     /// RFC 9180 A.7, base setup, from both sides, through the functions that make a slot.
     #[test]
     fn rfc_9180_export_only() {
-        let vector = Vector::load();
+        let vector = Vector::rfc_9180();
         let (ephemeral, receiver) = (vector.secret("skEm"), vector.secret("skRm"));
         let (enc, pk_r) = (vector.array("enc"), vector.array("pkRm"));
         assert_eq!(ephemeral.public(), enc);

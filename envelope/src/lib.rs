@@ -32,13 +32,15 @@ pub mod padme;
 pub mod prekey;
 pub mod receiver;
 mod secret;
+pub mod sender;
 #[cfg(test)]
-mod testing;
+mod tests;
 pub mod wrap;
 
 pub use batch::{MESSAGE_OVERHEAD, SealError, batch_fits, message_cost};
-pub use epoch::{EpochError, EpochPlan, EpochSender, NewEpoch, advance, fresh};
+pub use epoch::{EpochError, EpochPlan, NewEpoch, advance, fresh};
 pub use message::{Message, MessageError};
 pub use prekey::{PrekeyRing, RingError};
 pub use receiver::{EpochReceiver, FastForwardError, OpenError, RestoreError, SlotError};
+pub use sender::EpochSender;
 pub use wrap::{WrapSecret, WrapTarget, static_wrap_key};

@@ -1,3 +1,23 @@
-//! stub
+//! The broker: it stores and forwards what it cannot read (docs/protocol.md section 8).
+//!
+//! ```text
+//! session ── records ──► topic actor ── machine ── Append ──► commit thread ── one fsync ──► Log
+//!    ▲                        │ ▲                                   │
+//!    │                     ring, head ◄──────── Committed ──────────┘
+//!    └── Ack, Refused ◄───────┤
+//! subscription: a cursor ◄────┴── the ring of recent records, and behind it the log
+//! ```
+//! A publisher's record is acknowledged, and a subscriber sees it, only once it is as safe as the topic's policy promises.
+//! A subscription is a cursor, not a queue: a slow one lags and reads from the log; it holds nobody up.
+//!
+//! Architecture Invariant: no crate that can open an envelope is linked here; what the broker keeps and relays is
+//! ciphertext whose keys it never had.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod limits;
 pub mod store;
+pub mod topic;
+
+#[cfg(test)]
+#[path = "../tests/it/hand.rs"]
+mod hand;

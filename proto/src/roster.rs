@@ -95,7 +95,9 @@ pub fn encode_ops(ops: &[Op]) -> Bytes {
     let ops = ops.iter().map(|op| {
         let op = match op {
             Op::Add { identity, role } => W::Add(Add { identity: copy(identity), role: role.to_u8().into() }),
-            Op::Remove { member, identity } => W::Remove(Remove { member: member.0, identity: copy(identity) }),
+            Op::Remove { member, identity } => {
+                W::Remove(Remove { member: member.0, identity: copy(identity) })
+            }
             Op::SetRole { member, identity, role } => {
                 W::SetRole(SetRole { member: member.0, identity: copy(identity), role: role.to_u8().into() })
             }
@@ -118,14 +120,17 @@ pub fn decode_ops(bytes: &[u8]) -> Result<Vec<Op>, RosterError> {
     if raw.ops.len() > limits::MAX_OPS {
         return Err(RosterError::TooMany("operations"));
     }
-    let key = |bytes: &[u8]| PublicKey::from_bytes(bytes).map_err(|_| RosterError::Malformed("a member's key"));
+    let key =
+        |bytes: &[u8]| PublicKey::from_bytes(bytes).map_err(|_| RosterError::Malformed("a member's key"));
     let role = |role| Role::from_u32(role).ok_or(RosterError::Malformed("a role"));
     raw.ops
         .into_iter()
         .map(|op| {
             Ok(match op.op.ok_or(BAD)? {
                 W::Add(add) => Op::Add { identity: key(&add.identity)?, role: role(add.role)? },
-                W::Remove(raw) => Op::Remove { member: MemberIndex(raw.member), identity: key(&raw.identity)? },
+                W::Remove(raw) => {
+                    Op::Remove { member: MemberIndex(raw.member), identity: key(&raw.identity)? }
+                }
                 W::SetRole(raw) => Op::SetRole {
                     member: MemberIndex(raw.member),
                     identity: key(&raw.identity)?,
@@ -634,6 +639,10 @@ pub struct Change {
     pub fence: bool,
     /// Whether a fresh epoch was asked for.
     pub rotate: bool,
+    /// Whether the roles list is another one now.
+    pub roles: bool,
+    /// Whether the policy is another one now.
+    pub policy: bool,
 }
 
 /// The whole roster: what brokers, publishers and admins hold.
@@ -735,6 +744,8 @@ impl Roster {
         if policy.as_ref().map_or(self.chain.policy_hash, |bytes| policy_hash(bytes)) != parsed.policy_hash {
             return Err(RosterError::Derived("policy_hash"));
         }
+        let roles_changed = parsed.roles_hash != self.chain.roles_hash;
+        let policy_changed = parsed.policy_hash != self.chain.policy_hash;
         let entry = self.chain.follow(entry, Some(&plan.roles_bytes), policy.as_deref())?;
 
         for (index, identity) in &plan.removed {
@@ -750,7 +761,15 @@ impl Roster {
                 member.role = role;
             }
         }
-        Ok(Change { entry, added: plan.added, removed: plan.removed, fence: plan.fence, rotate: plan.rotate })
+        Ok(Change {
+            entry,
+            added: plan.added,
+            removed: plan.removed,
+            fence: plan.fence,
+            rotate: plan.rotate,
+            roles: roles_changed,
+            policy: policy_changed,
+        })
     }
 
     /// Works out what `ops` would do, or why they may not.
@@ -803,7 +822,8 @@ impl Roster {
                     plan.fence |= held.role > Role::Reader && *role == Role::Reader;
                     plan.roles.insert(*member, *role);
                     if *role > Role::Reader {
-                        officers.insert(*member, Officer { member: *member, identity: *identity, role: *role });
+                        officers
+                            .insert(*member, Officer { member: *member, identity: *identity, role: *role });
                     } else {
                         officers.remove(member);
                     }

@@ -1,0 +1,100 @@
+//! Every limit of the broker, each with its unit and its reason. What the protocol fixes stands in
+//! `sealcast_proto::limits`; what waits for the disk, in `store::commit`; QUIC's windows, in `sealcast_link`.
+
+use std::time::Duration;
+
+/// Between two entries that remove someone, milliseconds: a publisher must get past the fence in between
+/// (docs/protocol.md section 6). Or twice the last table upload, whichever is longer,
+pub const REMOVAL_SPACING_MS: u64 = 1_000;
+/// up to this, milliseconds.
+pub const REMOVAL_SPACING_MAX_MS: u64 = 30_000;
+/// When to try again after a write failed, milliseconds: a full disk is seldom empty sooner.
+pub const READ_ONLY_RETRY_MS: u64 = 1_000;
+
+/// Offsets left out when a `memory` topic's log is opened, a count. Batches there are delivered before they are on disk, so a
+/// crash can lose some that a subscriber has seen; if their offsets were given out again, its cursor would stand past
+/// records it never saw. What can be lost is bounded: every [`SYNC_EVERY`] all that was written is synced, and a broker
+/// that takes a million batches a topic in that time does not exist.
+pub const MEMORY_OFFSET_SKIP: u64 = 1 << 20;
+/// How often a `memory` topic's batches are synced.
+pub const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes of recent records a topic holds ready for delivery: what live readers may be behind before they read from the
+/// log. Half a second at 16 MB/s.
+pub const RING_BYTES: usize = 8 << 20;
+/// How long a record stays there: readers at the head have it by then; an idle topic holds nothing.
+pub const RING_AGE_MS: u64 = 10_000;
+/// Bytes of one run of records, ready to send, and of one write to QUIC: large enough that per-write cost vanishes,
+/// small enough that a reader is never served for long at a time.
+pub const RUN_BYTES: usize = 64 << 10;
+/// Bytes read from the log for a subscriber at a time: several runs a disk access.
+pub const READ_BYTES: usize = 256 << 10;
+/// Readers of the log at work at once, a count: more would only queue at the disk, and they hold [`READ_BYTES`] each.
+pub const READERS: usize = 32;
+
+/// Inputs that wait for a topic's actor, a count: what it works off in some milliseconds. Payloads among them are
+/// counted by the commit budget.
+pub const TOPIC_INBOX: usize = 1_024;
+/// Events a watch may be behind before it starts over from the log, a count.
+pub const WATCH_EVENTS: usize = 1_024;
+/// Beacons a reader may be behind, a count: late ones are worth nothing.
+pub const BEACONS: usize = 64;
+/// Headers a FetchEpochs looks at, a count: 256 advances in a row and the fresh epoch before them, four times.
+pub const FETCH_EPOCHS: usize = 1_028;
+/// Records on a publish stream that are not answered yet, a count: bounds the answers a client does not read.
+pub const UNANSWERED: usize = 4_096;
+/// Slot tables that wait for their header, a publisher and topic, a count: one in use, one being uploaded.
+pub const STAGED_TABLES: usize = 2;
+/// Bytes of roster entries read at a time: one with all its operations and some small ones.
+pub const ROSTER_READ_BYTES: usize = 1 << 20;
+
+/// How the broker treats its clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From a connection to its hello: a client that lost two packets needs no more.
+    pub hello: Duration,
+    /// From a stream's opening to its first whole frame: one round trip, and time for a loss.
+    pub first_frame: Duration,
+    /// How long a client may be silent within a frame sequence it owes (a bundle, a table).
+    pub next_frame: Duration,
+    /// A write that makes no progress for this long ends its stream: the reader stopped reading, and holds its windows'
+    /// memory for nothing. As long as QUIC's own idle time-out; the reader may resume.
+    pub stall: Duration,
+    /// How long "not allowed" takes to be said: always the same, so that "no such topic" and "not a member" cannot be told
+    /// apart. Longer than either takes.
+    pub refusal: Duration,
+    /// Streams a connection may have open at first, a count: they cost 1.2 KB each, used or not; more are permitted as
+    /// they are used, up to [`Limits::max_streams`].
+    pub streams: u32,
+    /// Streams a connection may have open at most, a count.
+    pub max_streams: u32,
+    /// Connections, a count: some 50 KB each.
+    pub connections: usize,
+    /// Connections of one identity, a count: an application on several machines uses an identity each.
+    pub connections_per_identity: usize,
+    /// Topics one owner may create, a count: each costs a task and a roster.
+    pub topics_per_owner: usize,
+    /// How often retention is applied.
+    pub retention_every: Duration,
+    /// How long a shutdown may take: one slow fsync, and round trips for the answers.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(3),
+            first_frame: Duration::from_secs(10),
+            next_frame: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            refusal: Duration::from_millis(20),
+            streams: 16,
+            max_streams: 1_024,
+            connections: 100_000,
+            connections_per_identity: 64,
+            topics_per_owner: 10_000,
+            retention_every: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+        }
+    }
+}

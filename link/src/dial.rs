@@ -1,8 +1,9 @@
 //! From a broker's link to a connection: one try over its hosts and their addresses.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::{Endpoint, TokioRuntime, TransportConfig, VarInt};
@@ -67,6 +68,7 @@ impl Dialer {
         let share = self.options.connect_timeout / 2 / u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
         match race(attempts, HOST_STAGGER.min(share), deadline).await {
             Ok(connection) => Ok(connection),
+            Err(_) if self.lock().closed => Err(ConnectError::Closed),
             Err(errors) => Err(most_telling(errors).unwrap_or_else(|| {
                 let names: Vec<_> = hosts.iter().map(|(host, port)| label(host, *port)).collect();
                 ConnectError::Unreachable { host: names.join(", "), why: "no answer".into() }
@@ -118,10 +120,13 @@ impl Dialer {
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transport.clone());
         let unreachable = |why: String| ConnectError::Unreachable { host: label.to_owned(), why };
-        let connecting = self
-            .socket(addr)?
-            .connect_with(config, addr, NAME)
-            .map_err(|error| unreachable(error.to_string()))?;
+        let connecting = self.socket(addr)?.connect_with(config, addr, NAME).map_err(|error| {
+            if error == quinn::ConnectError::EndpointStopping {
+                // The runtime that drove the socket is gone: the next attempt opens another.
+                self.forget_sockets();
+            }
+            unreachable(error.to_string())
+        })?;
         let quic = tokio::select! {
             quic = connecting => quic,
             () = nothing_listens(addr) => return Err(unreachable(format!("nothing listens at {addr}"))),
@@ -136,12 +141,15 @@ impl Dialer {
             HelloError::Link(LinkError::Version) => {
                 ConnectError::Refused(Refusal::new(Code::Version, version_detail()))
             }
+            HelloError::Link(LinkError::Closed { reason, refused: true }) => {
+                ConnectError::Refused(Refusal::new(Code::NotAllowed, reason))
+            }
             HelloError::Link(error) => unreachable(error.to_string()),
         })
     }
 
     fn socket(&self, addr: SocketAddr) -> Result<Endpoint, ConnectError> {
-        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = self.lock();
         if sockets.closed {
             return Err(ConnectError::Closed);
         }
@@ -153,16 +161,25 @@ impl Dialer {
             return Ok(endpoint.clone());
         }
         let config = transport::client_endpoint(self.options.max_udp_payload);
-        let endpoint = UdpSocket::bind(any)
+        let endpoint = transport::bind(any)
             .and_then(|socket| Endpoint::new(config, None, socket, Arc::new(TokioRuntime)))
             .map_err(|error| ConnectError::Socket(error.to_string()))?;
         Ok(slot.insert(endpoint).clone())
     }
 
+    fn lock(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_sockets(&self) {
+        let mut sockets = self.lock();
+        (sockets.v4, sockets.v6) = (None, None);
+    }
+
     /// Closes every connection, tells the broker, and makes none afterwards.
     pub(crate) async fn close(&self, reason: &str) {
         let endpoints: Vec<_> = {
-            let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sockets = self.lock();
             sockets.closed = true;
             [sockets.v4.take(), sockets.v6.take()].into_iter().flatten().collect()
         };
@@ -191,7 +208,8 @@ async fn nothing_listens(addr: SocketAddr) {
         // A packet that no QUIC endpoint answers: too short, and the fixed bit is not set (RFC 9000 section 17.3).
         && socket.send(&[0]).await.is_ok()
         && let Err(error) = socket.recv(&mut [0; 16]).await
-        && error.kind() == std::io::ErrorKind::ConnectionRefused
+        // Windows says it the second way.
+        && matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
     {
         return;
     }

@@ -18,7 +18,8 @@ pub const STREAMS_AFTER_HELLO: u32 = 64;
 /// Longest wait for a refusal to arrive before the connection is closed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The broker's end of a connection's control stream.
+/// The broker's end of a connection's control stream. To be kept as long as the connection: when it is dropped, the
+/// client closes.
 #[derive(Debug)]
 pub struct Control {
     /// What the client said of itself; the agent is safe to print.

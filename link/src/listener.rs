@@ -1,7 +1,7 @@
 //! A broker's socket: takes connections, and only as many at once as it can afford.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Listener {
             .incoming_buffer_size_total(ATTEMPT_BUFFER.saturating_mul(options.max_incoming as u64))
             // Laptops and phones change networks; the key stays proven.
             .migration(true);
-        let socket = UdpSocket::bind(addr)?;
+        let socket = transport::bind(addr)?;
         let port = socket.local_addr()?.port();
         let endpoint_config = transport::broker_endpoint(identity, port, options.max_udp_payload);
         let endpoint = Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))?;

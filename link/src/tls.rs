@@ -318,6 +318,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_today_stays_closed_to_a_quantum_computer() {
+        let first = provider().kx_groups[0].name();
+        assert_eq!(first, rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
     fn both_configurations_can_be_made() {
         let identity = Identity::from_seed(&[1; 32]);
         server_config(&identity).unwrap();

@@ -174,6 +174,39 @@ async fn a_closed_link_stays_closed() {
     assert!(tokio::time::timeout(Duration::from_millis(1), link.connected()).await.is_err());
 }
 
+#[test]
+fn a_link_outlives_the_runtime_it_began_in() {
+    let (runtime, broker) =
+        (tokio::runtime::Runtime::new().unwrap(), tokio::runtime::Runtime::new().unwrap());
+    let (addr, _connections) = broker.block_on(async {
+        let (listener, addr) = listen(ListenOptions::default());
+        (addr, serve(listener))
+    });
+    let link = link_to(&[addr], &[BROKER], LinkOptions::default());
+    assert!(runtime.block_on(soon(link.connect())).is_ok());
+    runtime.shutdown_timeout(LIMIT);
+    let connection = tokio::runtime::Runtime::new().unwrap().block_on(soon(link.connected()));
+    assert_eq!(connection.peer(), identity(BROKER).public());
+}
+
+#[tokio::test]
+async fn a_link_closed_during_an_attempt_ends_it() {
+    let silent = UdpSocket::bind(loopback()).unwrap();
+    let link = link_to(&[silent.local_addr().unwrap()], &[BROKER], LinkOptions::default());
+    let attempt = tokio::spawn({
+        let link = link.clone();
+        async move { link.connect().await }
+    });
+    // Its first packet is on the way.
+    let silent = {
+        silent.set_nonblocking(true).unwrap();
+        tokio::net::UdpSocket::from_std(silent).unwrap()
+    };
+    while soon(silent.recv(&mut [0; 2_000])).await.unwrap() < 1_200 {}
+    soon(link.close()).await;
+    assert_eq!(soon(attempt).await.unwrap().unwrap_err(), ConnectError::Closed);
+}
+
 #[tokio::test]
 async fn every_future_can_be_spawned() {
     fn send<T: Send>(future: T) -> T {

@@ -111,6 +111,18 @@ async fn a_refused_hello_says_why_in_one_safe_line() {
 }
 
 #[tokio::test]
+async fn a_broker_that_turns_an_identity_away_is_not_asked_again() {
+    let (listener, addr) = listen(ListenOptions::default());
+    tokio::spawn(async move {
+        listener.accept().await.unwrap().establish().await.unwrap().refuse("not on this broker");
+        listener.accept().await.map(drop)
+    });
+    let error = soon(link_to(&[addr], &[BROKER], LinkOptions::default()).connect()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the broker refused: NotAllowed: not on this broker");
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
 async fn a_broker_that_goes_away_is_left_for_a_new_connection() {
     let (listener, addr) = listen(ListenOptions::default());
     let mut connections = serve(listener);

@@ -59,6 +59,7 @@ async fn frames_arrive_whole_in_order_and_then_the_end() {
         while let Some(request) = reader.request().await.unwrap() {
             got.push(request);
         }
+        assert_eq!(reader.request().await, Ok(None), "the end stays the end");
         got
     };
     let (written, got) = soon(async { tokio::join!(write, read) }).await;

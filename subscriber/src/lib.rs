@@ -1,1 +1,6 @@
-//! stub
+//! Subscribe.
+mod cursor;
+mod event;
+mod inbox;
+mod ledger;
+mod wire;

@@ -1,0 +1,521 @@
+//! The pure machine of a subscription: what the broker delivers goes in, items come out. No clock, no socket, no file.
+//!
+//! ```text
+//!   Reply::Start ─► roster ─► contexts ─► the log: roster · header · batch … ─► AtHead ─► beacons, and more of the log
+//!                   roster.rs context.rs           roster.rs header.rs batch.rs            liveness.rs
+//! ```
+//! Each record is judged by the roster entries before it in the stream, verified, opened, and only then changes
+//! anything. What it changed goes to the [ledger](crate::ledger), which knows how far the application is.
+//!
+//! Architecture Invariant: nothing here trusts an offset, an order or a silence. They decide when to ask again, never
+//! what is true.
+
+mod batch;
+mod context;
+mod epoch;
+mod header;
+mod liveness;
+mod publisher;
+mod roster;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sealcast_envelope::{PrekeyRing, WrapSecret};
+use sealcast_proto::frame::{self, EpochDelivery, Reply, Start};
+use sealcast_proto::limits::MAX_ROLES;
+use sealcast_proto::object::{Genesis, Object, RosterEntry, RosterHead};
+use sealcast_proto::policy::{Durability, Policy};
+use sealcast_proto::record::VerifiedBatch;
+use sealcast_proto::roster::RosterChain;
+use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, Signed};
+
+pub(crate) use self::epoch::MAX_FETCHED;
+use self::epoch::{Keyring, Keys};
+use self::publisher::Publisher;
+use crate::cursor::{Cursor, Marks, Partial};
+use crate::event::{Event, GapReason, Item, Received};
+use crate::ledger::{Change, Layout, Ledger};
+
+/// Publishers followed at once, a count: all that may publish, and as many that no longer do.
+const MAX_PUBLISHERS: usize = 2 * MAX_ROLES;
+/// Faults of the broker in a row after which the subscription ends, a count.
+const MAX_FAULTS: u32 = 5;
+
+/// What comes in.
+pub(crate) enum Input {
+    /// A frame of the delivery stream.
+    Reply(Reply),
+    /// The delivery stream is gone; another will begin with `Start`.
+    Lost,
+    /// The answer to [`Need::Epochs`]; empty where there was none.
+    Epochs(Vec<EpochDelivery>),
+    /// Our prekeys: the answer to [`Need::Prekeys`], and whenever they changed.
+    Prekeys(PrekeyRing),
+    /// Prekeys that were erased: everything that came from them goes too.
+    Erased(Vec<u32>),
+    /// The broker acknowledged our prekey.
+    PrekeyStored(u32),
+    /// Nothing is read from the stream for now, because the application is slow: no silence counts.
+    Paused,
+    /// Reading goes on.
+    Resumed,
+    /// Time passes, and everything that had arrived was put in.
+    Tick,
+}
+
+/// What the machine waits for; until it came, no further frame may go in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A publisher's epochs up to this one ([`frame::Request::FetchEpochs`]).
+    Epochs(PublicKey, Epoch),
+    /// Our prekeys as they are now.
+    Prekeys,
+}
+
+/// What comes out.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// For the application, in order.
+    pub(crate) items: Vec<Item>,
+    /// See [`Need`].
+    pub(crate) need: Option<Need>,
+    /// The broker's stream makes no sense (why): begin another.
+    pub(crate) resubscribe: Option<String>,
+    /// Nothing follows the items.
+    pub(crate) end: bool,
+}
+
+/// What was dropped without a word, because it changes nothing. Counts since the subscription began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Messages and records that came again.
+    pub repeated: u64,
+    /// Records whose signature does not hold, or that are no records.
+    pub invalid: u64,
+    /// Batches of epochs that were never accepted.
+    pub unknown: u64,
+    /// Properly signed records that broke a rule; the first of each epoch is an [`Event::Refused`].
+    pub refused: u64,
+}
+
+/// A publisher's newest hashes: two members that compare theirs know whether the broker shows both the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublisherHead {
+    /// Who.
+    pub publisher: PublicKey,
+    /// Its newest epoch.
+    pub epoch: Epoch,
+    /// That epoch's header.
+    pub header_hash: Hash,
+    /// How many batches of it were seen.
+    pub batches: BatchNo,
+    /// The last of them; the header's hash if there was none, `None` if it was never seen.
+    pub last_hash: Option<Hash>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No stream, or one whose `Start` did not come yet.
+    Offline,
+    /// Roster entries and contexts before the start.
+    Beginning,
+    /// Records up to the head.
+    CatchingUp,
+    /// Everything stored was delivered; silence counts.
+    AtHead,
+}
+
+/// A batch that waits for its epoch to be opened.
+struct Held {
+    offset: Offset,
+    publisher: PublicKey,
+    batch: VerifiedBatch,
+    need: Need,
+}
+
+/// See the module's page.
+pub(crate) struct Inbox {
+    keyring: Keyring,
+    ledger: Ledger,
+    /// Where to begin when there is no position yet.
+    from: frame::From,
+    until_head: bool,
+    phase: Phase,
+    genesis: Option<Genesis>,
+    chain: Option<Arc<RosterChain>>,
+    /// No entry was followed yet: the first one may be any that the owner vouches for.
+    chain_is_new: bool,
+    /// A head that the owner signed, to begin the chain at.
+    first_head: Option<Signed<RosterHead>>,
+    /// The newest entries, as evidence.
+    entries: VecDeque<Signed<RosterEntry>>,
+    marks: Marks,
+    /// The newest admin's word on the roster, milliseconds since 1970.
+    head_time_ms: u64,
+    roster_stale: bool,
+    publishers: BTreeMap<PublicKey, Publisher>,
+    /// The record that goes in next.
+    next_offset: Option<Offset>,
+    start_offset: Offset,
+    /// The stream began before where it was asked to: records come again.
+    rewound: bool,
+    partial: Option<Partial>,
+    held: Option<Held>,
+    /// The epoch whose batches were refused last, so that it is said once.
+    refused_epoch: Option<(PublicKey, Epoch)>,
+    foreign_prekey: Option<u32>,
+    counters: Counters,
+    faults: u32,
+    heard_ms: u64,
+    paused_ms: Option<u64>,
+    ended: bool,
+}
+
+impl Inbox {
+    /// A machine that goes on at `cursor`, or, where that has no position, begins at `from`.
+    pub(crate) fn new(
+        me: PublicKey,
+        identity: WrapSecret,
+        prekeys: PrekeyRing,
+        cursor: Cursor,
+        from: frame::From,
+        until_head: bool,
+    ) -> Self {
+        let restored =
+            cursor.publishers.iter().filter_map(|(key, saved)| Some((*key, Publisher::restore(saved)?)));
+        Self {
+            publishers: restored.collect(),
+            keyring: Keyring { me, topic: cursor.topic, identity, prekeys },
+            from,
+            until_head,
+            phase: Phase::Offline,
+            genesis: None,
+            chain: cursor.chain.clone(),
+            chain_is_new: cursor.chain.is_none(),
+            first_head: None,
+            entries: VecDeque::new(),
+            marks: cursor.marks,
+            head_time_ms: 0,
+            roster_stale: false,
+            next_offset: cursor.next_offset,
+            start_offset: cursor.next_offset.unwrap_or_default(),
+            rewound: false,
+            partial: cursor.partial,
+            held: None,
+            refused_epoch: None,
+            foreign_prekey: None,
+            counters: Counters::default(),
+            faults: 0,
+            heard_ms: 0,
+            paused_ms: None,
+            ended: false,
+            ledger: Ledger::new(cursor),
+        }
+    }
+
+    /// Takes one input; what follows from it is appended to `fx`.
+    pub(crate) fn handle(&mut self, input: Input, now_ms: u64, fx: &mut Effects) {
+        if self.ended {
+            fx.end = true;
+            return;
+        }
+        match input {
+            Input::Reply(reply) => self.on_reply(reply, now_ms, fx),
+            Input::Lost => self.on_lost(),
+            Input::Epochs(epochs) => self.on_epochs(&epochs, now_ms, fx),
+            Input::Prekeys(prekeys) => {
+                self.keyring.prekeys = prekeys;
+                self.on_prekeys(now_ms, fx);
+            }
+            Input::Erased(gone) => self.on_erased(&gone),
+            Input::PrekeyStored(id) => self.ledger.acknowledged(id, now_ms),
+            Input::Paused => self.paused_ms = self.paused_ms.or(Some(now_ms)),
+            Input::Resumed => self.on_resumed(now_ms),
+            Input::Tick => self.on_tick(now_ms, fx),
+        }
+        fx.end |= self.ended;
+    }
+
+    /// The subscription to ask the broker for.
+    pub(crate) fn subscribe(&self) -> frame::Subscribe {
+        frame::Subscribe {
+            topic: self.keyring.topic,
+            from: self.next_offset.map_or(self.from, frame::From::Offset),
+            roster_seq: if self.chain_is_new { None } else { self.chain.as_ref().map(|chain| chain.seq()) },
+            until_head: self.until_head,
+        }
+    }
+
+    /// What was handed out and taken.
+    pub(crate) fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// The policy in force, once the roster is known.
+    pub(crate) fn policy(&self) -> Option<&Policy> {
+        let known = matches!(self.phase, Phase::CatchingUp | Phase::AtHead);
+        self.chain.as_ref().filter(|_| known).map(|chain| chain.policy())
+    }
+
+    /// Where delivery began.
+    pub(crate) fn start_offset(&self) -> Offset {
+        self.start_offset
+    }
+
+    /// Whether a stream stands and everything stored was delivered.
+    pub(crate) fn is_at_head(&self) -> bool {
+        self.phase == Phase::AtHead
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub(crate) fn heads(&self) -> Vec<PublisherHead> {
+        let head = |(publisher, held): (&PublicKey, &Publisher)| PublisherHead {
+            publisher: *publisher,
+            epoch: held.header.epoch,
+            header_hash: held.track.header_hash,
+            batches: held.track.next_batch_no,
+            last_hash: held.track.last_hash,
+        };
+        self.publishers.iter().map(head).collect()
+    }
+
+    /// The newest own prekey that the broker acknowledged.
+    pub(crate) fn acknowledged_prekey(&self) -> Option<u32> {
+        self.ledger.cursor().acknowledged.last().map(|(id, _)| *id)
+    }
+
+    fn on_reply(&mut self, reply: Reply, now_ms: u64, fx: &mut Effects) {
+        self.heard_ms = now_ms;
+        if self.phase == Phase::Offline && !matches!(reply, Reply::Start(_) | Reply::Refused(_)) {
+            return self.fault("it delivers before it says where it starts".into(), fx);
+        }
+        match reply {
+            Reply::Start(start) => self.on_start(&start, now_ms, fx),
+            Reply::Roster(delivery) => self.on_roster(&delivery, fx),
+            Reply::Head(head) => self.on_head(head),
+            Reply::Context(context) => {
+                self.begun();
+                self.on_context(&context, now_ms, fx);
+            }
+            Reply::Epoch(delivery) => {
+                self.begun();
+                self.on_epoch(&delivery, now_ms, fx);
+            }
+            Reply::Record(offset, bytes) => {
+                self.begun();
+                self.on_record(offset, bytes, now_ms, fx);
+            }
+            Reply::Beacon(publisher, beacon) => self.on_beacon(&publisher, &beacon, now_ms, fx),
+            Reply::Hole(_, to, why) => self.on_hole(to, why),
+            Reply::AtHead { next_offset, end_of_stream } => {
+                self.begun();
+                self.on_head_reached(next_offset, end_of_stream, now_ms, fx);
+            }
+            Reply::Prekey(prekey) => {
+                if let Ok(prekey) = prekey.verify(&self.keyring.me) {
+                    self.met_prekey(prekey.prekey_id, fx);
+                }
+            }
+            Reply::Refused(refusal) => match refusal.code {
+                frame::Code::NotAllowed => self.terminal(Event::NotAllowed { detail: refusal.detail }, fx),
+                _ => fx.resubscribe = Some(refusal.to_string()),
+            },
+            Reply::Hello(_) | Reply::Done(_) | Reply::Topic(_) | Reply::Ack(_) => {
+                self.fault("it answers what was not asked".into(), fx);
+            }
+        }
+    }
+
+    fn on_start(&mut self, start: &Start, now_ms: u64, fx: &mut Effects) {
+        if self.phase != Phase::Offline {
+            return self.fault("it starts one stream twice".into(), fx);
+        }
+        let genesis = match start.genesis.verify_topic(&self.keyring.topic) {
+            Ok(genesis) => genesis,
+            Err(error) => return self.terminal(Event::Broker { what: error.to_string() }, fx),
+        };
+        let Marks { roster_seq, next_offset, durable, .. } = self.marks;
+        if start.roster_seq < roster_seq {
+            let what = format!("its roster ends at entry {}; entry {roster_seq} was seen", start.roster_seq);
+            return self.terminal(Event::Rollback { what }, fx);
+        }
+        if durable && start.next_offset < next_offset {
+            let what = format!("its log ends before offset {}; {next_offset} was seen", start.next_offset);
+            return self.terminal(Event::Rollback { what }, fx);
+        }
+        if self.chain.is_none() {
+            self.chain = Some(Arc::new(RosterChain::new(self.keyring.topic, &genesis)));
+        }
+        self.genesis = Some(genesis);
+        self.rewound = self.next_offset.is_some_and(|asked| start.start_offset < asked);
+        if self.next_offset.is_some_and(|asked| start.start_offset > asked) {
+            self.suspect_all(GapReason::Retention);
+        }
+        if self.next_offset.is_none() {
+            self.next_offset = Some(start.start_offset);
+            self.start_offset = start.start_offset;
+        }
+        self.phase = Phase::Beginning;
+        self.quiet_until_now(now_ms);
+    }
+
+    /// The entries before the start are in: from here on the roster is the one to judge by.
+    fn begun(&mut self) {
+        if self.phase != Phase::Beginning {
+            return;
+        }
+        self.phase = Phase::CatchingUp;
+        // One change for all entries before the start: each would carry a copy of the chain.
+        let change = Change { chain: self.chain.clone(), next_offset: self.next_offset, ..Change::default() };
+        self.ledger.push(Layout::default(), change);
+        self.mark_roster();
+    }
+
+    fn on_lost(&mut self) {
+        self.phase = Phase::Offline;
+        // It comes again: nothing was changed by it yet.
+        self.held = None;
+        self.first_head = None;
+        self.publishers.values_mut().for_each(|publisher| publisher.life.ahead = None);
+    }
+
+    /// Records up to `offset` went in.
+    fn passed(&mut self, offset: Offset) {
+        let next = offset.next().unwrap_or(offset);
+        self.next_offset = self.next_offset.max(Some(next));
+        if next > self.marks.next_offset {
+            self.marks.next_offset = next;
+            self.ledger.set_marks(self.marks);
+        }
+    }
+
+    /// The roster as far as it was verified, for ever.
+    fn mark_roster(&mut self) {
+        let Some(chain) = &self.chain else { return };
+        self.marks.durable = chain.policy().durability == Durability::Durable;
+        if chain.seq() >= self.marks.roster_seq {
+            self.marks.roster_seq = chain.seq();
+            self.marks.roster_hash = chain.hash();
+        }
+        self.ledger.set_marks(self.marks);
+    }
+
+    /// What is saved once `key`'s last record was taken.
+    fn change_of(&self, key: &PublicKey) -> Change {
+        let saved = self.publishers.get(key).map(Publisher::saved);
+        Change { publishers: vec![(*key, saved)], next_offset: self.next_offset, ..Change::default() }
+    }
+
+    /// Nothing to hand out, but the position moved.
+    fn progress(&mut self) {
+        self.ledger.push(Layout::default(), Change { next_offset: self.next_offset, ..Change::default() });
+    }
+
+    /// Hands out a record's items, without those that were taken before a restart.
+    fn hand_out(&mut self, record: Option<Hash>, items: RecordItems, change: Change, fx: &mut Effects) {
+        let RecordItems { mut before, mut messages, mut after } = items;
+        let mut skipped = 0;
+        if let Some(partial) = self.partial.take_if(|partial| record == Some(partial.record)) {
+            let events = usize::try_from(partial.events).unwrap_or(usize::MAX);
+            let from_before = events.min(before.len());
+            let from_after = (events - from_before).min(after.len());
+            before.drain(..from_before);
+            after.drain(..from_after);
+            skipped = partial.events;
+            if let Some(upto) = partial.upto {
+                messages.retain(|message| message.seq >= upto);
+            }
+        }
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let layout = Layout {
+            record,
+            events_skipped: skipped,
+            events_before: count(before.len()),
+            first_seq: messages.first().map(|message| message.seq),
+            messages: count(messages.len()),
+            events_after: count(after.len()),
+            bytes: messages.iter().map(weight).sum(),
+        };
+        self.ledger.push(layout, change);
+        fx.items.extend(before.into_iter().map(Err));
+        fx.items.extend(messages.into_iter().map(Ok));
+        fx.items.extend(after.into_iter().map(Err));
+    }
+
+    /// Hands out one event about `key`, whose state it changed.
+    fn tell(&mut self, key: &PublicKey, event: Event, fx: &mut Effects) {
+        let items = RecordItems { before: vec![event], ..RecordItems::default() };
+        self.hand_out(None, items, self.change_of(key), fx);
+    }
+
+    /// Hands out an event about no publisher.
+    fn tell_all(&mut self, event: Event, fx: &mut Effects) {
+        let items = RecordItems { before: vec![event], ..RecordItems::default() };
+        self.hand_out(None, items, Change::default(), fx);
+    }
+
+    /// The last item.
+    fn terminal(&mut self, event: Event, fx: &mut Effects) {
+        self.tell_all(event, fx);
+        self.ended = true;
+        fx.end = true;
+    }
+
+    /// The broker does what it must not, and another stream may be better.
+    fn fault(&mut self, what: String, fx: &mut Effects) {
+        self.faults += 1;
+        if self.faults >= MAX_FAULTS {
+            return self.terminal(Event::Broker { what }, fx);
+        }
+        fx.resubscribe = Some(what);
+    }
+
+    /// A prekey of ours was met; we may not have made it.
+    fn met_prekey(&mut self, id: u32, fx: &mut Effects) {
+        if self.keyring.is_foreign(id) && self.foreign_prekey.is_none_or(|known| known < id) {
+            self.foreign_prekey = Some(id);
+            self.tell_all(Event::IdentityInUse, fx);
+        }
+    }
+
+    fn on_erased(&mut self, gone: &[u32]) {
+        for publisher in self.publishers.values_mut() {
+            if let Keys::Open(receiver) = &publisher.keys
+                && let sealcast_proto::SlotSource::Prekey(id) = receiver.source()
+                && gone.contains(&id)
+            {
+                publisher.keys = Keys::Locked;
+            }
+        }
+        self.ledger.erase(gone);
+    }
+}
+
+/// What one record hands out.
+#[derive(Default)]
+struct RecordItems {
+    before: Vec<Event>,
+    messages: Vec<Received>,
+    after: Vec<Event>,
+}
+
+/// A message's weight in memory, bytes.
+fn weight(received: &Received) -> usize {
+    let message = &received.message;
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 96).sum();
+    message.payload.len() + message.content_type.len() + headers + size_of::<Item>()
+}
+
+/// A copy that keeps no frame's buffer alive.
+fn detached<T: Object>(signed: &Signed<T>) -> Signed<T> {
+    Signed::from_parts(Bytes::copy_from_slice(signed.body()), signed.signature())
+        .unwrap_or_else(|_| signed.clone())
+}

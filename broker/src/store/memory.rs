@@ -316,3 +316,29 @@ fn within<'a, T: Clone + 'a>(
     }
     some
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::store::conformance::{self, Backend};
+
+    #[derive(Default)]
+    pub(crate) struct InMemory;
+
+    impl Backend for InMemory {
+        type Log = MemoryLog;
+
+        fn fresh(&mut self) -> MemoryLog {
+            MemoryLog::new()
+        }
+
+        fn reopen(&mut self, log: MemoryLog) -> MemoryLog {
+            log.restarted()
+        }
+    }
+
+    #[test]
+    fn conforms() {
+        conformance::run(&mut InMemory);
+    }
+}

@@ -1,1 +1,158 @@
+use std::sync::Arc;
 
+use sealcast_proto::Offset;
+
+use super::*;
+use crate::store::conformance::{self, Backend, record, topic};
+
+/// Each store in a new directory.
+#[derive(Default)]
+pub(crate) struct OnDisk(Option<tempfile::TempDir>);
+
+impl OnDisk {
+    fn open(&self) -> FjallLog {
+        let dir = self.0.as_ref().unwrap().path();
+        FjallLog::open(dir, FjallOptions { reserve_bytes: 0, ..FjallOptions::default() }).unwrap().0
+    }
+}
+
+impl Backend for OnDisk {
+    type Log = FjallLog;
+
+    fn fresh(&mut self) -> FjallLog {
+        self.0 = Some(tempfile::tempdir().unwrap());
+        self.open()
+    }
+
+    fn reopen(&mut self, log: FjallLog) -> FjallLog {
+        drop(log);
+        self.open()
+    }
+}
+
+fn some(n: u64) -> Vec<Write> {
+    let mut writes = vec![Write::CreateTopic { topic: topic(0), genesis: record(0, 9) }];
+    writes.extend((0..n).map(|offset| Write::Append {
+        topic: topic(0),
+        offset: Offset(offset),
+        stored_ms: offset,
+        record: record(1, 1000),
+    }));
+    writes
+}
+
+#[test]
+fn conforms() {
+    conformance::run(&mut OnDisk::default());
+}
+
+#[test]
+fn a_second_broker_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = FjallLog::open(dir.path(), FjallOptions::default()).unwrap();
+    let Err(error) = FjallLog::open(dir.path(), FjallOptions::default()) else { panic!("opened twice") };
+    assert!(matches!(error, LogError::Busy { .. }));
+    assert!(error.to_string().contains("in use by another broker"), "{error}");
+    drop(first);
+    FjallLog::open(dir.path(), FjallOptions::default()).unwrap();
+}
+
+#[test]
+fn the_reserve_is_kept_and_reading_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
+    log.write(&some(3), true).unwrap();
+    drop(log);
+    let full = FjallOptions { reserve_bytes: u64::MAX, cache_bytes: 1 << 20 };
+    let (log, recovered) = FjallLog::open(dir.path(), full).unwrap();
+    assert_eq!((recovered.topics, recovered.records, recovered.bytes), (1, 3, 3000));
+    let head = [Write::Head { topic: topic(0), head: record(1, 1) }];
+    for _ in 0..2 {
+        assert!(matches!(log.write(&head, true), Err(LogError::Full { .. })));
+    }
+    assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 3);
+    // Retention works where nothing else does, or it could not make room.
+    assert_eq!(log.trim(&topic(0), Offset(2)).unwrap().records, 2);
+    log.write(&[], true).unwrap();
+}
+
+#[test]
+fn after_a_failure_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
+    log.write(&some(1), true).unwrap();
+    let error = log.fail("writing", ::fjall::Error::Io(std::io::Error::other("the disk is gone")));
+    assert!(error.to_string().contains("the disk is gone"));
+    let head = [Write::Head { topic: topic(0), head: record(1, 1) }];
+    let again = log.write(&head, true).unwrap_err();
+    assert!(again.to_string().contains("the disk is gone"), "the cause, not its echo: {again}");
+    assert!(log.trim(&topic(0), Offset(1)).is_err());
+    assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 1);
+}
+
+#[test]
+fn a_trim_of_many_steps() {
+    let mut backend = OnDisk::default();
+    let log = backend.fresh();
+    let n = REMOVE_STEP as u64 * 2 + 10;
+    log.write(&some(n), true).unwrap();
+    let trimmed = log.trim(&topic(0), Offset(n - 1)).unwrap();
+    assert_eq!((trimmed.records, trimmed.bytes), (n - 1, (n - 1) * 1000));
+    log.write(&[], true).unwrap();
+    let log = backend.reopen(log);
+    assert_eq!(log.bounds(&topic(0)).unwrap(), Bounds { first: Offset(n - 1), next: Offset(n), bytes: 1000 });
+    assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 1);
+}
+
+/// What a killed process leaves: a copy of the directory taken between two writes, with the journal's tail torn.
+#[test]
+fn a_torn_journal_loses_what_was_not_synced_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 };
+    let (log, _) = FjallLog::open(dir.path(), options.clone()).unwrap();
+    log.write(&some(5), true).unwrap();
+    let journal = std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let journal = journal.filter(|path| path.extension().is_some_and(|ext| ext == "jnl")).max().unwrap();
+    let synced = std::fs::read(&journal).unwrap();
+    let next = Write::Append { topic: topic(0), offset: Offset(5), stored_ms: 9, record: record(7, 1000) };
+    log.write(&[next], true).unwrap();
+    let whole = std::fs::read(&journal).unwrap();
+    drop(log);
+    let end_of = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let (from, to) = (end_of(&synced), end_of(&whole));
+    for cut in [from + 1, from + 20, from + 500, to - 1, to] {
+        let mut torn = whole.clone();
+        torn[cut..].fill(0);
+        std::fs::write(&journal, torn).unwrap();
+        let (log, _) = FjallLog::open(dir.path(), options.clone()).unwrap();
+        let next = log.bounds(&topic(0)).unwrap().next;
+        assert!(next == Offset(5) || (next == Offset(6) && cut == to), "cut at {cut}: {next}");
+        assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len() as u64, next.0);
+    }
+}
+
+#[test]
+fn reads_and_writes_from_many_threads() {
+    let mut backend = OnDisk::default();
+    let log = Arc::new(backend.fresh());
+    log.write(&some(0), true).unwrap();
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let log = log.clone();
+            scope.spawn(move || {
+                let mut from = Offset(0);
+                while from < Offset(200) {
+                    for stored in log.read(&topic(0), from, 10_000 * (reader + 1)).unwrap() {
+                        assert_eq!(stored.offset, from, "no hole is ever seen");
+                        from = from.next().unwrap();
+                    }
+                }
+            });
+        }
+        for offset in 0..200 {
+            let record = record(1, 600);
+            let append = Write::Append { topic: topic(0), offset: Offset(offset), stored_ms: 1, record };
+            log.write(&[append], false).unwrap();
+        }
+    });
+}

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
+use sealcast_envelope::MessageError;
+use sealcast_link::{ConnectError, RequestError};
+use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::topic_link::LinkError;
+use sealcast_publisher::{AdminError, PublishError};
 use sealcast_state::StateError;
 
 use super::say;
@@ -61,6 +65,10 @@ impl Failure {
         self
     }
 
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Says it, and gives the process's exit code.
     pub(crate) fn report(&self) -> ExitCode {
         say::line("error", format_args!("{}", self.message));
@@ -84,8 +92,110 @@ impl From<LinkError> for Failure {
     }
 }
 
+impl From<&StateError> for Failure {
+    fn from(error: &StateError) -> Self {
+        Self::new(Exit::Failure, error.to_string()).hint(error.hint())
+    }
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
-        Self::new(Exit::Failure, error.to_string()).hint(error.hint())
+        (&error).into()
+    }
+}
+
+impl From<&ConnectError> for Failure {
+    fn from(error: &ConnectError) -> Self {
+        let failure = Self::new(Exit::CannotConnect, error.to_string());
+        match error {
+            ConnectError::Resolve { .. } => failure.hint("check the link's host name"),
+            ConnectError::Unreachable { .. } => failure
+                .hint("is the broker running there, and does UDP reach it? `sealcast broker` starts one"),
+            ConnectError::WrongKey { .. } => {
+                failure.hint("another broker, or someone in between: get the link anew from whom you trust")
+            }
+            ConnectError::Refused(refusal) => from_refusal(refusal, Exit::CannotConnect),
+            ConnectError::Socket(_) | ConnectError::Closed => failure,
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match &error {
+            RequestError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
+            _ => Self::new(Exit::CannotConnect, error.to_string()).hint(AGAIN),
+        }
+    }
+}
+
+impl From<MessageError> for Failure {
+    fn from(error: MessageError) -> Self {
+        Self::new(Exit::Failure, error.to_string()).hint("split it, or publish where the rest can be found")
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        let as_is = |exit| Self::new(exit, error.to_string());
+        match &error {
+            PublishError::Connect(error) => error.as_ref().into(),
+            PublishError::NotAllowed(_) => as_is(Exit::NotAllowed).hint(ASK_ADMIN_PUBLISH),
+            PublishError::Removed(_) => {
+                as_is(Exit::NotAllowed).hint("only an admin of the topic can add it again")
+            }
+            PublishError::Rollback(_) | PublishError::Fork(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            PublishError::Roster(_) | PublishError::Seal(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            PublishError::IdentityInUse => as_is(Exit::Failure)
+                .hint("give every machine an identity of its own; if nobody of yours does, remove it"),
+            PublishError::State(error) => error.as_ref().into(),
+            PublishError::Message(error) => error.clone().into(),
+            PublishError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
+            PublishError::Closed => as_is(Exit::Failure).hint(AGAIN),
+        }
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        let as_is = |exit| Self::new(exit, error.to_string());
+        match &error {
+            AdminError::Connect(error) => error.into(),
+            AdminError::NotAllowed(_) => as_is(Exit::NotAllowed)
+                .hint("act as an admin of the topic (-i); a broker may let only its owners create topics"),
+            AdminError::Roster(_) => {
+                as_is(Exit::Failure).hint("`sealcast topic show LINK -i ADMIN` lists the members")
+            }
+            AdminError::Members(_) => {
+                as_is(Exit::Failure).hint("`sealcast topic show LINK -i ADMIN` lists the members")
+            }
+            AdminError::Rollback(_) | AdminError::Fork(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            AdminError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
+            AdminError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
+            AdminError::State(error) => error.into(),
+        }
+    }
+}
+
+const AGAIN: &str = "try again; if it persists, look at the broker's log";
+const DISTRUST: &str = "do not go on with this broker before the topic's owner has looked at it";
+const ASK_ADMIN_PUBLISH: &str =
+    "an admin adds it with `sealcast topic add LINK -i ADMIN --role publisher -r KEY`";
+
+/// What a broker said no to.
+fn from_refusal(refusal: &Refusal, otherwise: Exit) -> Failure {
+    let failure = |exit| Failure::new(exit, format!("the broker refused: {}", refusal.detail));
+    match refusal.code {
+        Code::NotAllowed => failure(Exit::NotAllowed).hint("is this the right link, and the key a member's?"),
+        Code::Version => failure(Exit::CannotConnect).hint("update the older of the two"),
+        Code::Busy | Code::Draining => failure(otherwise).hint("try again in a while"),
+        Code::ReadOnly => failure(otherwise).hint("its disk is full or failed: its operator must look"),
+        _ => failure(otherwise).hint(AGAIN),
     }
 }

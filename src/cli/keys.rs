@@ -255,8 +255,10 @@ fn read_members(path: &Path) -> Result<Vec<PublicKey>, Failure> {
     let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
     let text =
         if path == Path::new("-") { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
-    let text =
-        text.map_err(|error| Failure::new(Exit::Usage, format!("cannot read members from {name}: {error}")))?;
+    let text = text.map_err(|error| {
+        Failure::new(Exit::Usage, format!("cannot read members from {name}: {error}"))
+            .hint("-R takes a file of public keys, one a line; - is standard input")
+    })?;
     let lines =
         (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with('#'));
     lines

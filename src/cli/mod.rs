@@ -1,11 +1,19 @@
 //! The command line: a file a subcommand; text rules in [`say`], exit codes in [`failure`].
 
+mod confirmed;
 mod failure;
+mod input;
 mod keygen;
 mod keys;
+mod links;
 mod output;
+mod prekey;
+mod publish;
+mod rotate;
 mod say;
+mod signals;
 mod times;
+mod topic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +44,12 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Keygen(keygen::Keygen),
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    #[command(name = "pub")]
+    Publish(publish::Publish),
+    Rotate(rotate::Rotate),
+    Prekey(prekey::Prekey),
 }
 
 /// Parses, runs, reports.
@@ -56,10 +70,26 @@ pub(crate) fn main() -> ExitCode {
 
 impl Cli {
     fn run(self) -> Result<(), Failure> {
+        let global = self.global;
         match self.command {
             Command::Keygen(keygen) => keygen.run(),
+            Command::Topic(topic) => run(topic.run(&global)),
+            Command::Publish(publish) => run(publish.run(&global)),
+            Command::Rotate(rotate) => run(rotate.run(&global)),
+            Command::Prekey(prekey) => run(prekey.run(&global)),
         }
     }
+}
+
+/// Runs a command to its end. Threads that wait for a terminal or a disk do not keep the process.
+fn run(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("start", &error))?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
 }
 
 impl Global {

@@ -7,9 +7,7 @@ use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, 
 
 use super::*;
 use crate::store::conformance::{publisher, record, topic};
-use crate::store::{
-    Bounds, MemoryLog, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed,
-};
+use crate::store::{Bounds, MemoryLog, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed};
 use bytes::Bytes;
 
 /// A log that does nothing unbidden: each write tells `entered` what it was asked, and then waits for its answer.
@@ -215,7 +213,12 @@ fn a_group_has_its_size() {
     world.hold();
     let writer = world.commit.writer();
     for id in 0..5 {
-        let big = Write::Append { topic: topic(0), offset: Offset(id), stored_ms: 0, record: record(1, GROUP_BYTES / 2) };
+        let big = Write::Append {
+            topic: topic(0),
+            offset: Offset(id),
+            stored_ms: 0,
+            record: record(1, GROUP_BYTES / 2),
+        };
         world.submit(&writer, id, vec![big], true);
     }
     world.release();

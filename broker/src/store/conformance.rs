@@ -210,7 +210,11 @@ fn isolation<B: Backend>(backend: &mut B) {
     let log = backend.fresh();
     let mut writes = Vec::new();
     for n in 0..3 {
-        writes.extend([create(topic(n)), append(topic(n), 0, record(n, 10)), append(topic(n), 1, record(n, 20))]);
+        writes.extend([
+            create(topic(n)),
+            append(topic(n), 0, record(n, 10)),
+            append(topic(n), 1, record(n, 20)),
+        ]);
         writes.push(Write::Head { topic: topic(n), head: record(n, 3) });
         let bundle = record(n, 5);
         writes.push(Write::Roster { topic: topic(n), seq: RosterSeq(1), offset: Offset(0), bundle });
@@ -319,7 +323,8 @@ fn rosters<B: Backend>(backend: &mut B) {
     assert_eq!(seqs(&log, 4, 2999), [4, 5]);
     assert_eq!(seqs(&log, 7, 3000), [7, 8, 9]);
     assert_eq!(seqs(&log, 10, 3000), []);
-    let before = |log: &B::Log, offset| log.roster_before(&topic(0), Offset(offset)).unwrap().map(|seq| seq.0);
+    let before =
+        |log: &B::Log, offset| log.roster_before(&topic(0), Offset(offset)).unwrap().map(|seq| seq.0);
     assert_eq!([before(&log, 0), before(&log, 10)], [None, None]);
     assert_eq!([before(&log, 11), before(&log, 90), before(&log, 91)], [Some(1), Some(8), Some(9)]);
     assert_eq!(before(&log, u64::MAX), Some(9));
@@ -393,7 +398,15 @@ fn slots<B: Backend>(backend: &mut B) {
     log.write(&[Write::DropTable { table: one }, Write::DropTable { table: two }], true).unwrap();
     assert!(!has(&log, one, 9));
     check(&log);
+    // All of it in one write, as a group commit may bring it: the drop sees the chunks before it.
+    let four = log.new_table();
+    log.write(&[chunk(four, 0..5), chunk(four, 5..9), Write::DropTable { table: four }], true).unwrap();
+    assert!(!has(&log, four, 1) && !has(&log, four, 6));
+    let five = log.new_table();
+    let named = epoch(topic(0), publisher(1), 2, 0, Some(five));
+    log.write(&[chunk(five, 0..5), named, Write::DropTable { table: five }], true).unwrap();
     let log = backend.reopen(log);
+    assert!(!has(&log, four, 1) && has(&log, five, 1));
     check(&log);
     assert!(log.new_table() > two, "no number is given twice while it is in use");
 }

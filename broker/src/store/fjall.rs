@@ -4,13 +4,14 @@ mod dir;
 mod engine;
 mod open;
 mod read;
+mod write;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use ::fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
+use ::fjall::PersistMode;
 use bytes::Bytes;
 use sealcast_proto::frame::Level;
 use sealcast_proto::slot::Slot;
@@ -19,7 +20,7 @@ use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, 
 use self::dir::DataDir;
 use self::engine::{Engine, translate};
 pub use self::open::Recovered;
-use super::tail::{Plan, Tail, Tails, plan};
+use super::tail::{Tail, Tails, plan};
 use super::{
     Bounds, Log, LogError, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write, keys,
 };
@@ -100,74 +101,6 @@ impl FjallLog {
         Ok(())
     }
 
-    /// Puts `writes` into `batch`; keeps `staged` up to date.
-    fn fill(
-        &self,
-        batch: &mut WriteBatch,
-        writes: &[Write],
-        plan: &Plan,
-        staged: &mut HashSet<TableId>,
-    ) -> ::fjall::Result<()> {
-        let Engine { log, rosters, tables, index, .. } = &self.engine;
-        let mut starts = plan.starts.iter().copied();
-        for write in writes {
-            match write {
-                Write::CreateTopic { topic, genesis } => {
-                    batch.insert(index, keys::of_topic(keys::GENESIS, topic), genesis.clone());
-                }
-                Write::Append { topic, offset, stored_ms, record } => {
-                    let start = starts.next().unwrap_or_default();
-                    let place = keys::Place { offset: *offset, stored_ms: *stored_ms, start };
-                    batch.insert(log, keys::log(topic, place), record.clone());
-                }
-                Write::Roster { topic, seq, offset, bundle } => {
-                    batch.insert(rosters, keys::roster(topic, *seq, *offset), bundle.clone());
-                }
-                Write::Head { topic, head } => {
-                    batch.insert(index, keys::of_topic(keys::HEAD, topic), head.clone());
-                }
-                Write::Publisher { topic, publisher, state } => {
-                    let key = keys::of_publisher(keys::PUBLISHER, topic, publisher).done();
-                    batch.insert(index, key, state.clone());
-                }
-                Write::Epoch { topic, publisher, epoch, offset, header, table } => {
-                    let value = keys::epoch_value(*offset, *table, header);
-                    batch.insert(index, keys::epoch(topic, publisher, *epoch), value);
-                    if let Some(table) = table
-                        && staged.remove(table)
-                    {
-                        batch.remove(index, keys::staged(*table));
-                    }
-                }
-                Write::Batch { topic, publisher, epoch, batch_no, offset, digest } => {
-                    let key = keys::batch(topic, publisher, *epoch, *batch_no);
-                    batch.insert(index, key, keys::batch_value(*offset, digest));
-                }
-                Write::Prekey { owner, prekey } => batch.insert(index, keys::prekey(owner), prekey.clone()),
-                Write::TableChunk { table, first_member, slots } => {
-                    if staged.insert(*table) {
-                        batch.insert(index, keys::staged(*table), Bytes::new());
-                    }
-                    batch.insert(tables, keys::chunk(*table, *first_member), slots.clone());
-                }
-                Write::DropTable { table } => {
-                    if staged.remove(table) {
-                        self.remove_table(batch, *table)?;
-                        batch.remove(index, keys::staged(*table));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_table(&self, batch: &mut WriteBatch, table: TableId) -> ::fjall::Result<()> {
-        for chunk in self.engine.tables.prefix(table.0.to_be_bytes()) {
-            batch.remove(&self.engine.tables, chunk.key()?);
-        }
-        Ok(())
-    }
-
     /// One step of a trim, up to [`REMOVE_STEP`] records; whether there are more.
     fn trim_step(&self, topic: &TopicId, before: Offset, trimmed: &mut Trimmed) -> Result<bool, LogError> {
         // Writers wait meanwhile, so the tail does not change under us.
@@ -213,8 +146,8 @@ impl Log for FjallLog {
         let mut staged = self.writable()?;
         let plan = plan(writes, &self.tails.read().unwrap_or_else(PoisonError::into_inner))?;
         self.room_for(writes)?;
-        let mut batch = self.engine.db.batch();
-        self.fill(&mut batch, writes, &plan, &mut staged).map_err(|error| self.fail("writing", error))?;
+        let batch = write::batch(&self.engine, writes, &plan, &mut staged);
+        let batch = batch.map_err(|error| self.fail("writing", error))?;
         if batch.is_empty() {
             return if sync {
                 self.engine.sync().map_err(|error| self.fail("syncing", error))
@@ -367,7 +300,9 @@ impl FjallLog {
                 }
                 let (key, value) = entry.into_inner().map_err(reading)?;
                 if let (_, Some(table)) = keys::parse_epoch_value(&value)? {
-                    self.remove_table(&mut batch, table).map_err(reading)?;
+                    for chunk in self.engine.tables.prefix(table.0.to_be_bytes()) {
+                        batch.remove(&self.engine.tables, chunk.key().map_err(reading)?);
+                    }
                 }
                 batch.remove(index, key);
                 dropped += 1;
@@ -381,4 +316,4 @@ impl FjallLog {
 
 #[cfg(test)]
 #[path = "fjall/test.rs"]
-mod tests;
+pub(super) mod tests;

@@ -95,6 +95,9 @@ pub(super) fn parse_roster(key: &[u8]) -> Result<(RosterSeq, Offset), LogError> 
     Ok((RosterSeq(parts.u64()?), Offset(parts.u64()?)))
 }
 
+/// No table has a chunk after the one of this member.
+pub(super) const LAST_MEMBER: MemberIndex = MemberIndex(u32::MAX);
+
 pub(super) fn chunk(table: TableId, first: MemberIndex) -> Vec<u8> {
     Key::new().u64(table.0).bytes(&first.0.to_be_bytes()).done()
 }

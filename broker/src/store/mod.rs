@@ -384,3 +384,7 @@ pub enum LogError {
     #[error("the broker is shutting down")]
     Closed,
 }
+
+#[cfg(test)]
+#[path = "agree_test.rs"]
+mod agree;

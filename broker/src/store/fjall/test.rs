@@ -60,7 +60,8 @@ fn a_second_broker_is_told_so() {
 #[test]
 fn the_reserve_is_kept_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, _) = FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
+    let (log, _) =
+        FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
     log.write(&some(3), true).unwrap();
     drop(log);
     let full = FjallOptions { reserve_bytes: u64::MAX, cache_bytes: 1 << 20 };
@@ -79,7 +80,8 @@ fn the_reserve_is_kept_and_reading_goes_on() {
 #[test]
 fn after_a_failure_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, _) = FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
+    let (log, _) =
+        FjallLog::open(dir.path(), FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 }).unwrap();
     log.write(&some(1), true).unwrap();
     let error = log.fail("writing", ::fjall::Error::Io(std::io::Error::other("the disk is gone")));
     assert!(error.to_string().contains("the disk is gone"));

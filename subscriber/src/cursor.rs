@@ -25,7 +25,7 @@ use crate::wire;
 
 /// A saved cursor that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CursorError {
+pub(crate) enum CursorError {
     /// Not a cursor at all.
     #[error("not a saved cursor")]
     Malformed,
@@ -225,19 +225,22 @@ impl Cursor {
         })
     }
 
-    /// Forgets every key that came from these erased prekeys.
-    pub(crate) fn erase(&mut self, gone: &[u32]) {
-        self.publishers.values_mut().for_each(|saved| saved.erase(gone));
+    /// Forgets every key that came from a prekey that is not held any more.
+    pub(crate) fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
+        // Not `any`: every one of them is to be looked at.
+        self.publishers.values_mut().fold(false, |changed, saved| saved.erase(held) | changed)
     }
 }
 
 impl SavedPublisher {
-    /// Forgets keys that came from these erased prekeys.
-    pub(crate) fn erase(&mut self, gone: &[u32]) {
-        if let SavedKeys::Open(SlotSource::Prekey(id), _) = self.keys
-            && gone.contains(&id)
-        {
-            self.keys = SavedKeys::Locked;
+    /// Forgets its keys if they came from a prekey that is not held any more; returns whether they did.
+    pub(crate) fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
+        match self.keys {
+            SavedKeys::Open(SlotSource::Prekey(id), _) if !held(id) => {
+                self.keys = SavedKeys::Locked;
+                true
+            }
+            _ => false,
         }
     }
 

@@ -60,11 +60,11 @@ impl Change {
         }
     }
 
-    fn erase(&mut self, gone: &[u32]) {
-        self.publishers
-            .iter_mut()
-            .filter_map(|(_, saved)| saved.as_mut())
-            .for_each(|saved| saved.erase(gone));
+    fn erase(&mut self, held: &dyn Fn(u32) -> bool) {
+        let saved = self.publishers.iter_mut().filter_map(|(_, saved)| saved.as_mut());
+        saved.for_each(|saved| {
+            saved.erase(held);
+        });
     }
 }
 
@@ -149,6 +149,11 @@ impl Ledger {
     /// Whether [`Ledger::cursor`] changed since this was last asked.
     pub(crate) fn take_dirty(&mut self) -> bool {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Whether it did; does not reset that.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
     }
 
     /// The next save must not be skipped: the last one failed or was for nothing.
@@ -241,12 +246,16 @@ impl Ledger {
         }
     }
 
-    /// Forgets every key that came from these erased prekeys, saved or waiting to be.
-    pub(crate) fn erase(&mut self, gone: &[u32]) {
-        self.cursor.erase(gone);
-        self.untagged.erase(gone);
-        self.queue.iter_mut().for_each(|entry| entry.change.erase(gone));
-        self.dirty = true;
+    /// Forgets every key, saved or waiting to be, that came from a prekey that is not held any more.
+    pub(crate) fn erase(&mut self, held: &dyn Fn(u32) -> bool) {
+        self.dirty |= self.cursor.erase(held);
+        self.untagged.erase(held);
+        self.queue.iter_mut().for_each(|entry| entry.change.erase(held));
+    }
+
+    /// How many items must have been taken for half of what is queued to be gone.
+    pub(crate) fn halfway(&self) -> u64 {
+        self.queue.get(self.queue.len() / 2).map_or(self.taken, |entry| entry.end)
     }
 }
 
@@ -311,7 +320,7 @@ mod tests {
         let layout = Layout { events_before: 2, events_after: 1, ..record(1, 10, 2).0 };
         ledger.push(layout, Change::default());
         let partial = |ledger: &Ledger| ledger.cursor().partial.map(|p| (p.events, p.upto.unwrap().0));
-        let seen: Vec<_> = (1..=5).map(|taken| {
+        let seen = (1..=5).map(|taken| {
             ledger.settle(taken);
             partial(&ledger)
         });

@@ -31,7 +31,7 @@ use sealcast_proto::object::{Genesis, Object, RosterEntry, RosterHead};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::record::VerifiedBatch;
 use sealcast_proto::roster::RosterChain;
-use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, Signed};
+use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, Signed, SlotSource, TopicId};
 
 pub(crate) use self::epoch::MAX_FETCHED;
 use self::epoch::{Keyring, Keys};
@@ -49,14 +49,15 @@ const MAX_FAULTS: u32 = 5;
 pub(crate) enum Input {
     /// A frame of the delivery stream.
     Reply(Reply),
+    /// What came from the broker is no frame.
+    Garbage(String),
     /// The delivery stream is gone; another will begin with `Start`.
     Lost,
     /// The answer to [`Need::Epochs`]; empty where there was none.
     Epochs(Vec<EpochDelivery>),
-    /// Our prekeys: the answer to [`Need::Prekeys`], and whenever they changed.
+    /// Our prekeys: the answer to [`Need::Prekeys`], and whenever they changed. What came from one that is not among
+    /// them any more goes too.
     Prekeys(PrekeyRing),
-    /// Prekeys that were erased: everything that came from them goes too.
-    Erased(Vec<u32>),
     /// The broker acknowledged our prekey.
     PrekeyStored(u32),
     /// Nothing is read from the stream for now, because the application is slow: no silence counts.
@@ -186,6 +187,9 @@ impl Inbox {
         from: frame::From,
         until_head: bool,
     ) -> Self {
+        let mut ledger = Ledger::new(cursor);
+        ledger.erase(&|id| prekeys.secret(id).is_some());
+        let cursor = ledger.cursor().clone();
         let restored =
             cursor.publishers.iter().filter_map(|(key, saved)| Some((*key, Publisher::restore(saved)?)));
         Self {
@@ -214,7 +218,7 @@ impl Inbox {
             heard_ms: 0,
             paused_ms: None,
             ended: false,
-            ledger: Ledger::new(cursor),
+            ledger,
         }
     }
 
@@ -226,13 +230,14 @@ impl Inbox {
         }
         match input {
             Input::Reply(reply) => self.on_reply(reply, now_ms, fx),
+            Input::Garbage(what) => self.fault(what, fx),
             Input::Lost => self.on_lost(),
             Input::Epochs(epochs) => self.on_epochs(&epochs, now_ms, fx),
             Input::Prekeys(prekeys) => {
                 self.keyring.prekeys = prekeys;
+                self.erase();
                 self.on_prekeys(now_ms, fx);
             }
-            Input::Erased(gone) => self.on_erased(&gone),
             Input::PrekeyStored(id) => self.ledger.acknowledged(id, now_ms),
             Input::Paused => self.paused_ms = self.paused_ms.or(Some(now_ms)),
             Input::Resumed => self.on_resumed(now_ms),
@@ -260,6 +265,11 @@ impl Inbox {
     pub(crate) fn policy(&self) -> Option<&Policy> {
         let known = matches!(self.phase, Phase::CatchingUp | Phase::AtHead);
         self.chain.as_ref().filter(|_| known).map(|chain| chain.policy())
+    }
+
+    /// Which topic.
+    pub(crate) fn topic(&self) -> TopicId {
+        self.keyring.topic
     }
 
     /// Where delivery began.
@@ -486,16 +496,25 @@ impl Inbox {
         }
     }
 
-    fn on_erased(&mut self, gone: &[u32]) {
+    /// Forgets every key that came from a prekey whose time was over.
+    fn erase(&mut self) {
+        let held = |id: u32| self.keyring.prekeys.secret(id).is_some();
         for publisher in self.publishers.values_mut() {
             if let Keys::Open(receiver) = &publisher.keys
-                && let sealcast_proto::SlotSource::Prekey(id) = receiver.source()
-                && gone.contains(&id)
+                && let SlotSource::Prekey(id) = receiver.source()
+                && !held(id)
             {
                 publisher.keys = Keys::Locked;
             }
         }
-        self.ledger.erase(gone);
+        self.ledger.erase(&held);
+    }
+
+    /// The shell cannot go on.
+    pub(crate) fn fail(&mut self, event: Event, fx: &mut Effects) {
+        if !self.ended {
+            self.terminal(event, fx);
+        }
     }
 }
 

@@ -1,0 +1,462 @@
+//! The task that runs an inbox: it moves frames in and items out, saves, connects again, and decides nothing.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealcast_envelope::PrekeyRing;
+use sealcast_link::{Link, LinkError, RequestError};
+use sealcast_proto::frame::{EpochDelivery, Reply};
+use sealcast_proto::{Identity, Offset};
+use sealcast_state::{PrekeyStore, RoleState, StateError};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::now_ms;
+use crate::error::SubscribeError;
+use crate::event::{Event, Item};
+use crate::inbox::{Counters, Effects, Inbox, Input, Need, PublisherHead};
+use crate::prekeys::{self, Maintained};
+use crate::stream::{self, Stream};
+
+/// What was taken is saved at most this much later: what a crash repeats.
+const SAVE_EVERY: Duration = Duration::from_millis(200);
+/// Records handed out and not taken, a count: bounds the key states that a save may have to go back to.
+const MAX_PENDING: usize = 1024;
+/// Bytes of messages handed out and not taken; one batch may exceed it.
+const MAX_PENDING_BYTES: usize = 4 << 20;
+/// Streams in a row on which epochs could not be fetched, a count: then they are taken as locked.
+const MAX_FETCH_FAILURES: u32 = 3;
+
+/// What the application asks of the driver.
+pub(crate) enum Command {
+    /// A note for everything up to the first `taken` items.
+    Tag { tag: Bytes, taken: u64 },
+    /// Save as of the first `taken` items.
+    Commit { taken: u64, reply: oneshot::Sender<Saved> },
+    /// The same, and end.
+    Close { taken: u64, reply: oneshot::Sender<Saved> },
+    /// How things stand.
+    Status { reply: oneshot::Sender<(Vec<PublisherHead>, Counters)> },
+}
+
+/// The position that was saved.
+pub(crate) type Saved = Result<Offset, SubscribeError>;
+
+/// How the application tells what it took, without a message an item.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    count: AtomicU64,
+    /// The driver wants to know when `count` gets here.
+    wake_at: AtomicU64,
+    wake: Notify,
+}
+
+impl Taken {
+    pub(crate) fn new() -> Self {
+        Self { count: AtomicU64::new(0), wake_at: AtomicU64::new(u64::MAX), wake: Notify::new() }
+    }
+
+    /// The application took `count` items in all.
+    pub(crate) fn set(&self, count: u64) {
+        if self.count.swap(count, Ordering::SeqCst) != count && count >= self.wake_at.load(Ordering::SeqCst) {
+            self.wake_at.store(u64::MAX, Ordering::SeqCst);
+            self.wake.notify_one();
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
+/// Everything a driver needs.
+pub(crate) struct Driver {
+    pub(crate) link: Link,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) prekeys: PrekeyStore,
+    pub(crate) state: Arc<RoleState>,
+    pub(crate) inbox: Inbox,
+    pub(crate) taken: Arc<Taken>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    /// `None`: the last item was handed out. Bounded by [`MAX_PENDING`] and [`MAX_PENDING_BYTES`].
+    pub(crate) items: Option<mpsc::UnboundedSender<Vec<Item>>>,
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+enum Answer {
+    Prekeys(Result<PrekeyRing, StateError>),
+    Epochs(Result<Vec<EpochDelivery>, RequestError>),
+}
+
+/// What is under way. At most one of each.
+#[derive(Default)]
+struct Tasks {
+    stream: Option<Stream>,
+    reopen: Option<Work<Stream>>,
+    need: Option<Work<Answer>>,
+    prekeys: Option<Work<Result<Maintained, StateError>>>,
+    save: Option<JoinHandle<Result<(), StateError>>>,
+    /// Who waits for the save under way, and for the next one.
+    saving: Vec<oneshot::Sender<Saved>>,
+    waiting: Vec<oneshot::Sender<Saved>>,
+    save_at: Option<Instant>,
+    paused: bool,
+    failures: u32,
+    fetch_failures: u32,
+}
+
+enum Woken {
+    Command(Option<Command>),
+    Taken,
+    Saved(Result<(), StateError>),
+    SaveDue,
+    Frame(Result<Option<Reply>, LinkError>),
+    Opened(Box<Stream>),
+    Answer(Answer),
+    Maintained(Result<Maintained, StateError>),
+    PrekeysDue,
+    Tick,
+}
+
+impl Driver {
+    /// Runs until the application closes or drops the subscription. `first` is a stream that stands.
+    pub(crate) async fn run(mut self, first: Stream) {
+        let mut tasks = Tasks { stream: Some(first), ..Tasks::default() };
+        let mut tick_at = Instant::now();
+        let mut prekeys_at = Instant::now();
+        loop {
+            self.settle(&mut tasks);
+            let pause = tasks.paused;
+            let tick_ms = Duration::from_millis(self.inbox.tick_ms());
+            // Under a constant flow of frames time passes too.
+            let woken = if self.items.is_some() && !pause && Instant::now() > tick_at + tick_ms {
+                Woken::Tick
+            } else {
+                let ready = self.inbox.policy().is_some() && tasks.stream.is_some();
+                self.wait(&mut tasks, tick_at, ready.then_some(prekeys_at)).await
+            };
+            match woken {
+                Woken::Command(None) => return self.last_save(&mut tasks).await,
+                Woken::Command(Some(command)) => {
+                    if self.on_command(command, &mut tasks) {
+                        return self.last_save(&mut tasks).await;
+                    }
+                }
+                Woken::Taken => {}
+                Woken::Saved(result) => self.on_saved(result, &mut tasks),
+                Woken::SaveDue => self.start_save(&mut tasks),
+                Woken::Frame(frame) => self.on_frame(frame, &mut tasks),
+                Woken::Opened(stream) => {
+                    tasks.reopen = None;
+                    tasks.stream = Some(*stream);
+                }
+                Woken::Answer(answer) => self.on_answer(answer, &mut tasks),
+                Woken::PrekeysDue => {
+                    prekeys_at = Instant::now() + Duration::from_millis(prekeys::CHECK_MS);
+                    self.start_prekeys(&mut tasks);
+                }
+                Woken::Maintained(result) => {
+                    tasks.prekeys = None;
+                    match result {
+                        Ok(Maintained { ring, stored }) => {
+                            self.put(Input::Prekeys(ring), &mut tasks);
+                            if let Some(id) = stored {
+                                self.put(Input::PrekeyStored(id), &mut tasks);
+                            }
+                        }
+                        Err(error) => self.fail(&error, &mut tasks),
+                    }
+                }
+                Woken::Tick => {
+                    tick_at = Instant::now() + tick_ms;
+                    self.put(Input::Tick, &mut tasks);
+                }
+            }
+        }
+    }
+
+    /// Takes note of what was taken, and of whether there is room for more.
+    fn settle(&mut self, tasks: &mut Tasks) {
+        // First the wish to be woken, then the look: what is taken in between is not missed.
+        let clean = tasks.save_at.is_none();
+        let wake_at = if tasks.paused { self.inbox.ledger().halfway() } else { self.taken.get().saturating_add(1) };
+        self.taken.wake_at.store(if clean || tasks.paused { wake_at } else { u64::MAX }, Ordering::SeqCst);
+        let taken = self.taken.get();
+        self.inbox.ledger().settle(taken);
+        let (records, bytes) = self.inbox.ledger().pending();
+        let full = match tasks.paused {
+            false => records >= MAX_PENDING || bytes >= MAX_PENDING_BYTES,
+            true => records > MAX_PENDING / 2 || bytes > MAX_PENDING_BYTES / 2,
+        };
+        let pause = full || tasks.need.is_some();
+        if pause != tasks.paused {
+            tasks.paused = pause;
+            self.put(if pause { Input::Paused } else { Input::Resumed }, tasks);
+            if full {
+                self.taken.wake_at.store(self.inbox.ledger().halfway(), Ordering::SeqCst);
+                let taken = self.taken.get();
+                self.inbox.ledger().settle(taken);
+            }
+        }
+        if clean && self.inbox.ledger().is_dirty() {
+            tasks.save_at = Some(Instant::now() + SAVE_EVERY);
+        }
+    }
+
+    async fn wait(&mut self, tasks: &mut Tasks, tick_at: Instant, prekeys_at: Option<Instant>) -> Woken {
+        let live = self.items.is_some();
+        let read = live && !tasks.paused;
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => Woken::Command(command),
+            () = self.taken.wake.notified() => Woken::Taken,
+            saved = joined(&mut tasks.save) => Woken::Saved(saved),
+            () = until(tasks.save_at), if tasks.save.is_none() => Woken::SaveDue,
+            answer = ready(&mut tasks.need), if live => Woken::Answer(answer),
+            maintained = ready(&mut tasks.prekeys), if live => Woken::Maintained(maintained),
+            stream = ready(&mut tasks.reopen), if live => Woken::Opened(Box::new(stream)),
+            frame = frame(&mut tasks.stream), if read => Woken::Frame(frame),
+            () = until(prekeys_at), if live && tasks.prekeys.is_none() => Woken::PrekeysDue,
+            () = sleep_until(tick_at), if read => Woken::Tick,
+        }
+    }
+
+    /// Puts one input into the inbox and does what follows from it.
+    fn put(&mut self, input: Input, tasks: &mut Tasks) {
+        let mut effects = Effects::default();
+        self.inbox.handle(input, now_ms(), &mut effects);
+        self.carry_out(effects, tasks);
+    }
+
+    fn carry_out(&mut self, effects: Effects, tasks: &mut Tasks) {
+        if !effects.items.is_empty()
+            && let Some(items) = &self.items
+        {
+            // Nobody listens any more: the commands say so too.
+            let _ = items.send(effects.items);
+        }
+        if effects.end {
+            self.items = None;
+            *tasks = Tasks {
+                save: tasks.save.take(),
+                saving: std::mem::take(&mut tasks.saving),
+                waiting: std::mem::take(&mut tasks.waiting),
+                save_at: tasks.save_at,
+                ..Tasks::default()
+            };
+            return;
+        }
+        if let Some(need) = effects.need {
+            self.start_need(need, tasks);
+        }
+        if let Some(why) = effects.resubscribe {
+            tracing::warn!("beginning the subscription again: {why}");
+            self.lost(tasks);
+        }
+    }
+
+    fn on_frame(&mut self, frame: Result<Option<Reply>, LinkError>, tasks: &mut Tasks) {
+        match frame {
+            Ok(Some(reply)) => {
+                self.put(Input::Reply(reply), tasks);
+                if self.inbox.is_at_head() {
+                    tasks.failures = 0;
+                }
+            }
+            Ok(None) => {
+                tracing::debug!("the broker ended the stream");
+                self.lost(tasks);
+            }
+            // A link that breaks may mend; a broker that speaks nonsense will not for ever be asked again.
+            Err(error @ (LinkError::Frame(_) | LinkError::Protocol(_))) => {
+                self.put(Input::Garbage(error.to_string()), tasks);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the delivery stream broke");
+                self.lost(tasks);
+            }
+        }
+    }
+
+    /// The stream is of no use any more: another one, from where the inbox stands.
+    fn lost(&mut self, tasks: &mut Tasks) {
+        tasks.stream = None;
+        tasks.need = None;
+        self.put(Input::Lost, tasks);
+        if self.items.is_some() {
+            let work = stream::reopen(self.link.clone(), self.inbox.subscribe(), tasks.failures);
+            tasks.reopen = Some(Box::pin(work));
+            tasks.failures = tasks.failures.saturating_add(1);
+        }
+    }
+
+    fn start_need(&mut self, need: Need, tasks: &mut Tasks) {
+        let Some(stream) = &tasks.stream else { return };
+        tasks.need = Some(match need {
+            Need::Prekeys => {
+                let store = self.prekeys.clone();
+                Box::pin(async move { Answer::Prekeys(prekeys::reload(store).await) })
+            }
+            Need::Epochs(publisher, epoch) => {
+                let fetch =
+                    stream::fetch_epochs(stream.connection.clone(), self.inbox.topic(), publisher, epoch);
+                Box::pin(async move { Answer::Epochs(fetch.await) })
+            }
+        });
+    }
+
+    fn on_answer(&mut self, answer: Answer, tasks: &mut Tasks) {
+        tasks.need = None;
+        match answer {
+            Answer::Prekeys(Ok(ring)) => self.put(Input::Prekeys(ring), tasks),
+            Answer::Prekeys(Err(error)) => self.fail(&error, tasks),
+            Answer::Epochs(Ok(epochs)) => {
+                tasks.fetch_failures = 0;
+                self.put(Input::Epochs(epochs), tasks);
+            }
+            Answer::Epochs(Err(error)) => {
+                tracing::warn!(%error, "epochs could not be fetched");
+                tasks.fetch_failures += 1;
+                if tasks.fetch_failures >= MAX_FETCH_FAILURES {
+                    tasks.fetch_failures = 0;
+                    self.put(Input::Epochs(Vec::new()), tasks);
+                } else {
+                    // Perhaps a better connection answers; the batch that needs them comes again.
+                    self.lost(tasks);
+                }
+            }
+        }
+    }
+
+    fn start_prekeys(&mut self, tasks: &mut Tasks) {
+        if let (Some(policy), Some(stream)) = (self.inbox.policy().cloned(), &tasks.stream) {
+            let (store, identity) = (self.prekeys.clone(), Arc::clone(&self.identity));
+            let acknowledged = self.inbox.acknowledged_prekey();
+            let connection = stream.connection.clone();
+            let topic = self.inbox.topic();
+            let work = prekeys::maintain(store, identity, topic, policy, acknowledged, connection);
+            tasks.prekeys = Some(Box::pin(work));
+        }
+    }
+
+    /// Returns whether that was the last one.
+    fn on_command(&mut self, command: Command, tasks: &mut Tasks) -> bool {
+        match command {
+            Command::Tag { tag, taken } => {
+                self.inbox.ledger().tag(tag, taken);
+                false
+            }
+            Command::Commit { taken, reply } => {
+                self.inbox.ledger().settle(taken);
+                tasks.waiting.push(reply);
+                tasks.save_at = Some(Instant::now());
+                false
+            }
+            Command::Close { taken, reply } => {
+                self.inbox.ledger().settle(taken);
+                tasks.waiting.push(reply);
+                true
+            }
+            Command::Status { reply } => {
+                // Who asked may be gone.
+                let _ = reply.send((self.inbox.heads(), self.inbox.counters()));
+                false
+            }
+        }
+    }
+
+    fn start_save(&mut self, tasks: &mut Tasks) {
+        tasks.save_at = None;
+        tasks.saving.append(&mut tasks.waiting);
+        if !self.inbox.ledger().take_dirty() {
+            return self.answer_saved(&Ok(()), tasks);
+        }
+        let (bytes, state) = (self.inbox.ledger().cursor().encode(), Arc::clone(&self.state));
+        tasks.save = Some(tokio::task::spawn_blocking(move || state.save(&bytes)));
+    }
+
+    fn on_saved(&mut self, result: Result<(), StateError>, tasks: &mut Tasks) {
+        let result = result.map_err(SubscribeError::from);
+        if let Err(SubscribeError::State(error)) = &result {
+            self.inbox.ledger().set_dirty();
+            if tasks.saving.is_empty() {
+                // Nobody waits for this one, so it is an item: a reader that cannot save must not go on for days.
+                self.fail(error, tasks);
+            }
+        }
+        self.answer_saved(&result, tasks);
+    }
+
+    fn answer_saved(&mut self, result: &Result<(), SubscribeError>, tasks: &mut Tasks) {
+        let position = self.inbox.ledger().cursor().next_offset.unwrap_or_default();
+        for reply in tasks.saving.drain(..) {
+            // Who asked may be gone.
+            let _ = reply.send(result.clone().map(|()| position));
+        }
+    }
+
+    fn fail(&mut self, error: &StateError, tasks: &mut Tasks) {
+        let mut effects = Effects::default();
+        self.inbox.fail(Event::State { what: error.to_string(), hint: error.hint() }, &mut effects);
+        self.carry_out(effects, tasks);
+    }
+
+    async fn last_save(&mut self, tasks: &mut Tasks) {
+        let taken = self.taken.get();
+        self.inbox.ledger().settle(taken);
+        if tasks.save.is_some() {
+            let result = joined(&mut tasks.save).await;
+            self.on_saved(result, tasks);
+        }
+        self.start_save(tasks);
+        if tasks.save.is_some() {
+            let result = joined(&mut tasks.save).await.map_err(SubscribeError::from);
+            if let Err(error) = &result {
+                tracing::warn!(%error, "the subscription's last position was not saved");
+            }
+            self.answer_saved(&result, tasks);
+        }
+    }
+}
+
+/// The next frame of the stream, if there is one.
+async fn frame(stream: &mut Option<Stream>) -> Result<Option<Reply>, LinkError> {
+    match stream {
+        Some(stream) => stream.reader.reply().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes with the work, if there is some. The caller removes it.
+async fn ready<T>(work: &mut Option<Work<T>>) -> T {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The save under way is over.
+async fn joined(save: &mut Option<JoinHandle<Result<(), StateError>>>) -> Result<(), StateError> {
+    let Some(handle) = save else { return std::future::pending().await };
+    let result = handle.await;
+    *save = None;
+    match result {
+        Ok(result) => result,
+        // The runtime is going down, or the save panicked: either way nobody can be told.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Until then; for ever where there is no then.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}

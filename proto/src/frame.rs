@@ -618,7 +618,8 @@ impl Reply {
         use wire::reply::Reply as R;
         match kind {
             FrameKind::Record => {
-                let offset = payload.try_get_u64().map_err(|_| FrameError::Malformed("a record without an offset"))?;
+                let offset =
+                    payload.try_get_u64().map_err(|_| FrameError::Malformed("a record without an offset"))?;
                 return Ok(Self::Record(Offset(offset), payload));
             }
             FrameKind::Roster => {
@@ -667,7 +668,9 @@ impl Reply {
                 level: Level::from_u32(raw.level)?,
             }),
             R::Context(raw) => Self::Context(Context {
-                epoch: EpochDelivery::from_wire(raw.epoch.ok_or(FrameError::Malformed("a context without an epoch"))?)?,
+                epoch: EpochDelivery::from_wire(
+                    raw.epoch.ok_or(FrameError::Malformed("a context without an epoch"))?,
+                )?,
                 batch: raw.batch.map(batch_digest).transpose()?,
             }),
             R::Epoch(raw) => Self::Epoch(EpochDelivery::from_wire(raw)?),

@@ -4,7 +4,10 @@
 //! `sealcast-envelope`. This crate is pure: no clock, no file, no socket, no random generator of its own.
 //!
 //! Architecture Invariant: no key that opens an envelope exists in this crate, and nothing here can make one.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod accept;
 pub mod frame;

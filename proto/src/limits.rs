@@ -29,7 +29,8 @@ pub const MAX_ROLES_BYTES: usize = MAX_ROLES * ROLE_BYTES;
 /// An encoded policy, bytes.
 pub const MAX_POLICY_BYTES: usize = 256;
 /// A roster bundle's frame, bytes: entry, operations, roles and policy.
-pub const MAX_ROSTER_FRAME: usize = MAX_OPS_BYTES + MAX_ROLES_BYTES + MAX_POLICY_BYTES + MAX_SIGNED_BODY + 256;
+pub const MAX_ROSTER_FRAME: usize =
+    MAX_OPS_BYTES + MAX_ROLES_BYTES + MAX_POLICY_BYTES + MAX_SIGNED_BODY + 256;
 /// One slot, bytes: member u32, source u32, ciphertext 48.
 pub const SLOT_BYTES: usize = 56;
 /// Slots in a table, a count: members of one topic. 10⁶ members are a table of 56 MB.

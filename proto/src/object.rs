@@ -542,7 +542,8 @@ impl Batch {
         if raw.count > limits::MAX_BATCH_MESSAGES || (raw.count == 0 && !end) {
             return Err(bad("a wrong number of messages"));
         }
-        if raw.first_seq.checked_add(raw.count.into()).is_none() || raw.batch_no >= limits::MAX_EPOCH_BATCHES {
+        if raw.first_seq.checked_add(raw.count.into()).is_none() || raw.batch_no >= limits::MAX_EPOCH_BATCHES
+        {
             return Err(bad("a number out of range"));
         }
         Ok(Self {
@@ -552,7 +553,9 @@ impl Batch {
             count: raw.count,
             time_ms: raw.time_ms,
             end,
-            prev_batch_hash: Hash(raw.prev_batch_hash.as_ref().try_into().map_err(|_| bad("a hash is 32 bytes"))?),
+            prev_batch_hash: Hash(
+                raw.prev_batch_hash.as_ref().try_into().map_err(|_| bad("a hash is 32 bytes"))?,
+            ),
         })
     }
 

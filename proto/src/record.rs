@@ -149,7 +149,11 @@ impl BatchRecord {
 
     /// Everything but the ciphertext.
     pub fn digest(&self) -> BatchDigest {
-        BatchDigest { body: self.body.clone(), signature: self.signature, ct_hash: sha256(&self.ciphertext.0) }
+        BatchDigest {
+            body: self.body.clone(),
+            signature: self.signature,
+            ct_hash: sha256(&self.ciphertext.0),
+        }
     }
 
     /// Verifies the signature: that the holder of `epoch_vk` sealed this under the epoch of `header_hash`.

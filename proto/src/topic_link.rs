@@ -96,7 +96,11 @@ impl BrokerLink {
         f.write_str(SCHEME)?;
         for (i, (host, port)) in self.hosts.iter().enumerate() {
             f.write_str(if i == 0 { "" } else { "," })?;
-            if host.contains(':') { write!(f, "[{host}]")? } else { f.write_str(host)? }
+            if host.contains(':') {
+                write!(f, "[{host}]")?
+            } else {
+                f.write_str(host)?
+            }
             write!(f, ":{port}")?;
         }
         if let Some(topic) = topic {

@@ -8,6 +8,7 @@ use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::topic_link::LinkError;
 use sealcast_publisher::{AdminError, PublishError};
 use sealcast_state::StateError;
+use sealcast_subscriber::{Event, SubscribeError};
 
 use super::say;
 
@@ -183,8 +184,39 @@ impl From<AdminError> for Failure {
     }
 }
 
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Self {
+        let as_is = |exit| Self::new(exit, error.to_string());
+        match &error {
+            SubscribeError::Connect(error) => error.as_ref().into(),
+            SubscribeError::NotAllowed(_) => as_is(Exit::NotAllowed).hint(ASK_ADMIN_READ),
+            SubscribeError::State(error) => error.as_ref().into(),
+            _ => as_is(Exit::Failure).hint(AGAIN),
+        }
+    }
+}
+
+impl From<Event> for Failure {
+    fn from(event: Event) -> Self {
+        let as_is = |exit| Self::new(exit, event.to_string());
+        match &event {
+            Event::Removed => as_is(Exit::NotAllowed).hint("only an admin of the topic can add it again"),
+            Event::NotAllowed { .. } => as_is(Exit::NotAllowed).hint(ASK_ADMIN_READ),
+            Event::Fork { .. } => {
+                as_is(Exit::Crypto).hint("--json prints the proof: show it to the topic's owner")
+            }
+            Event::Rollback { .. } => as_is(Exit::Crypto).hint(DISTRUST),
+            Event::BadBatch { .. } | Event::Refused { .. } => as_is(Exit::Crypto).hint(DISTRUST),
+            Event::State { what, hint } => Self::new(Exit::Failure, what).hint(hint),
+            _ => as_is(Exit::Failure).hint(AGAIN),
+        }
+    }
+}
+
 const AGAIN: &str = "try again; if it persists, look at the broker's log";
 const DISTRUST: &str = "do not go on with this broker before the topic's owner has looked at it";
+const ASK_ADMIN_READ: &str =
+    "is this the right link? an admin adds a key with `sealcast topic add LINK -i ADMIN -r KEY`";
 const ASK_ADMIN_PUBLISH: &str =
     "an admin adds it with `sealcast topic add LINK -i ADMIN --role publisher -r KEY`";
 

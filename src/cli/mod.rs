@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand; text rules in [`say`], exit codes in [`failure`].
 
 mod confirmed;
+mod demo;
 mod failure;
 mod input;
 mod keygen;
@@ -12,6 +13,7 @@ mod publish;
 mod rotate;
 mod say;
 mod signals;
+mod subscribe;
 mod times;
 mod topic;
 
@@ -48,8 +50,11 @@ enum Command {
     Topic(topic::Topic),
     #[command(name = "pub")]
     Publish(publish::Publish),
+    #[command(name = "sub")]
+    Subscribe(subscribe::Subscribe),
     Rotate(rotate::Rotate),
     Prekey(prekey::Prekey),
+    Demo(demo::Demo),
 }
 
 /// Parses, runs, reports.
@@ -75,8 +80,10 @@ impl Cli {
             Command::Keygen(keygen) => keygen.run(),
             Command::Topic(topic) => run(topic.run(&global)),
             Command::Publish(publish) => run(publish.run(&global)),
+            Command::Subscribe(subscribe) => run(subscribe.run(&global)),
             Command::Rotate(rotate) => run(rotate.run(&global)),
             Command::Prekey(prekey) => run(prekey.run(&global)),
+            Command::Demo(demo) => run(demo.run()),
         }
     }
 }

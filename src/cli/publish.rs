@@ -224,7 +224,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, receipt: Receipt) {
         self.messages += 1;
-        self.first.get_or_insert(receipt.clone());
+        self.first.get_or_insert(receipt);
         self.last = Some(receipt);
     }
 

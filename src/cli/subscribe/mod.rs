@@ -219,7 +219,7 @@ impl Reader {
     async fn save(&mut self, subscription: &mut Subscription) -> Result<(), Failure> {
         self.unsaved = None;
         if self.sink.flush()? == Written::Yes {
-            subscription.set_tag(self.sink.tag()?);
+            subscription.set_tag(self.sink.tag()?)?;
             subscription.commit().await?;
         }
         Ok(())

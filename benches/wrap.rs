@@ -52,11 +52,12 @@ fn naive(targets: &[WrapTarget], ephemeral_each: bool, rng: &mut StdRng) -> Vec<
     let (mut seed, mut table) = ([0; 32], Vec::new());
     rng.fill_bytes(&mut seed);
     let mut ephemeral = StaticSecret::random_from_rng(rng);
+    let mut enc = PublicKey::from(&ephemeral);
     for target in targets {
         if ephemeral_each {
             ephemeral = StaticSecret::random_from_rng(rng);
+            enc = PublicKey::from(&ephemeral);
         }
-        let enc = PublicKey::from(&ephemeral);
         let shared = ephemeral.diffie_hellman(&PublicKey::from(target.x25519));
         let mut key = [0; 32];
         let info = [enc.to_bytes(), target.x25519, *target.identity.as_bytes()].concat();

@@ -233,12 +233,16 @@ fn what_is_inside_must_be_exactly_a_batch() {
     let huge = [&u32::try_from(MAX_MESSAGE + 1).unwrap().to_be_bytes(), vec![0; MAX_MESSAGE + 1].as_slice()]
         .concat();
     bad(&plaintext(huge.len(), &huge), 1, "a message over the limit");
-    let filler = vec![0; MAX_BATCH_PLAINTEXT + 4];
-    bad(
-        &plaintext(filler.len(), &filler),
-        u32::try_from(filler.len() / 4).unwrap().min(MAX_BATCH_MESSAGES),
-        "n over the limit",
-    );
+    // Two sound messages, one byte more than a batch holds; both pad to the same length.
+    let two_of = |second: usize| {
+        let lp = |len: usize| [&u32::try_from(len).unwrap().to_be_bytes(), vec![0; len].as_slice()].concat();
+        [lp(MAX_MESSAGE), lp(second)].concat()
+    };
+    let largest = MAX_BATCH_PLAINTEXT - message_cost(MAX_MESSAGE) - message_cost(0);
+    let (fits, over) = (two_of(largest), two_of(largest + 1));
+    assert_eq!((fits.len(), padme(4 + fits.len())), (MAX_BATCH_PLAINTEXT, padme(4 + over.len())));
+    assert_eq!(open_plaintext(&plaintext(fits.len(), &fits), 2).map(|opened| opened.len()), Ok(2));
+    bad(&plaintext(over.len(), &over), 2, "n over the limit");
 }
 
 #[test]

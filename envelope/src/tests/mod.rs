@@ -21,6 +21,7 @@ use crate::receiver::{EpochReceiver, SlotError};
 use crate::sender::EpochSender;
 use crate::wrap::{WrapSecret, WrapTarget};
 
+pub(crate) use primitives::small_order_keys;
 pub(crate) use vectors::{Vector, hex};
 
 fn rng(seed: u64) -> StdRng {

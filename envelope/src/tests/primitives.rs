@@ -74,7 +74,7 @@ fn x25519() {
 }
 
 /// The points of small order, in all their encodings (RFC 7748, section 6.1): whatever the secret, all zeros come out.
-pub(super) fn small_order_keys() -> Vec<[u8; 32]> {
+pub(crate) fn small_order_keys() -> Vec<[u8; 32]> {
     let p = |last: u8| {
         let mut bytes = [0xff; 32];
         (bytes[0], bytes[31]) = (last, 0x7f);

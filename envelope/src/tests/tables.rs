@@ -5,8 +5,7 @@ use sealcast_proto::limits::SLOT_BYTES;
 use sealcast_proto::slot::{TableCheck, find_slot};
 use sealcast_proto::{Hash, MemberIndex, SlotSource, TopicId};
 
-use super::primitives::small_order_keys;
-use super::{Member, Started, plan, publisher, rng, targets};
+use super::{Member, Started, plan, publisher, rng, small_order_keys, targets};
 use crate::epoch::{EpochError, EpochPlan, fresh};
 use crate::receiver::{EpochReceiver, SlotError};
 use crate::wrap::{WrapSecret, WrapTarget};

@@ -220,7 +220,9 @@ impl Submission {
 }
 
 /// Calls back exactly once: with [`LogError::Closed`] if it is dropped uncalled.
-struct Done(Option<Box<dyn FnOnce(Result<(), LogError>) + Send>>);
+struct Done(Option<Callback>);
+
+type Callback = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 impl Done {
     fn call(mut self, result: Result<(), LogError>) {

@@ -26,9 +26,11 @@ pub trait Backend {
     fn reopen(&mut self, log: Self::Log) -> Self::Log;
 }
 
+type Case<B> = (&'static str, fn(&mut B));
+
 /// Runs every case, each on a new store.
 pub fn run<B: Backend>(backend: &mut B) {
-    let cases: [(&str, fn(&mut B)); 16] = [
+    let cases: [Case<B>; 16] = [
         ("an unknown topic holds nothing", unknown_topic),
         ("records come back in order, byte for byte", order),
         ("reads keep to their budget", budgets),

@@ -2,6 +2,7 @@
 
 mod dir;
 mod engine;
+mod journal;
 mod open;
 mod read;
 mod write;

@@ -10,7 +10,8 @@ use ::fjall::{
 use bytes::Bytes;
 
 use super::FjallOptions;
-use super::dir::DataDir;
+use super::dir::{DataDir, io};
+use super::journal::cut_torn_tail;
 use crate::store::LogError;
 
 /// What a keyspace gathers in memory before it goes to a file, bytes: four may wait per keyspace.
@@ -35,11 +36,20 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn open(dir: &DataDir, options: &FjallOptions) -> Result<Self, LogError> {
         let doing = |error| translate("opening the storage engine", dir, error);
-        let db = Database::builder(dir.log())
-            .cache_size(options.cache_bytes)
-            .max_journaling_size(JOURNALS)
-            .open()
-            .map_err(doing)?;
+        let open = || {
+            Database::builder(dir.log()).cache_size(options.cache_bytes).max_journaling_size(JOURNALS).open()
+        };
+        let db = match open() {
+            Err(error @ Error::JournalRecovery(_)) => {
+                match cut_torn_tail(&dir.log()).map_err(io("reading the journal"))? {
+                    Some(bytes) => tracing::warn!(bytes, "cut off a write that a power loss left unfinished"),
+                    None => return Err(doing(error)),
+                }
+                open()
+            }
+            done => done,
+        };
+        let db = db.map_err(doing)?;
         // Searched by range only, where filters do not help.
         let ranged = || KeyspaceCreateOptions::default().filter_policy(FilterPolicy::disabled());
         let bulky = || {

@@ -133,6 +133,46 @@ fn a_torn_journal_loses_what_was_not_synced_only() {
     }
 }
 
+/// The same after a power loss: the end of the last batch reached the disk, a page in its middle did not.
+#[test]
+fn a_hole_in_the_last_batch_loses_that_one_and_elsewhere_is_not_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 };
+    let (log, _) = FjallLog::open(dir.path(), options.clone()).unwrap();
+    log.write(&some(5), true).unwrap();
+    let journal = dir.path().join("log").join("0.jnl");
+    let end = || std::fs::read(&journal).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let ends = [5, 6, 7].map(|offset| {
+        let begin = end();
+        let record = record(7, 20_000);
+        log.write(&[Write::Append { topic: topic(0), offset: Offset(offset), stored_ms: 9, record }], true)
+            .unwrap();
+        begin
+    });
+    let whole = std::fs::read(&journal).unwrap();
+    drop(log);
+    let with_hole = |begin: usize| {
+        let page = (begin / 4096 + 2) * 4096;
+        let mut torn = whole.clone();
+        torn[page..page + 4096].fill(0);
+        std::fs::write(&journal, &torn).unwrap();
+        torn
+    };
+    let torn = with_hole(ends[1]);
+    let Err(error) = FjallLog::open(dir.path(), options.clone()) else { panic!("lost silently") };
+    assert!(matches!(error, LogError::Corrupt(_)), "{error}");
+    assert!(std::fs::read(&journal).unwrap() == torn, "left for people to look at");
+    with_hole(ends[2]);
+    for _ in 0..2 {
+        let (log, _) = FjallLog::open(dir.path(), options.clone()).unwrap();
+        assert_eq!(log.bounds(&topic(0)).unwrap().next, Offset(7));
+        assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 7);
+    }
+    let (log, _) = FjallLog::open(dir.path(), options).unwrap();
+    let record = record(1, 10);
+    log.write(&[Write::Append { topic: topic(0), offset: Offset(7), stored_ms: 9, record }], true).unwrap();
+}
+
 #[test]
 fn reads_and_writes_from_many_threads() {
     let mut backend = OnDisk::default();

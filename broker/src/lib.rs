@@ -12,11 +12,40 @@
 //!
 //! Architecture Invariant: no crate that can open an envelope is linked here; what the broker keeps and relays is
 //! ciphertext whose keys it never had.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
+mod actor;
+mod broker;
+pub mod cli;
+mod clock;
+mod config;
+mod delivery;
+mod handle;
+mod key;
 pub mod limits;
+mod load;
+mod lookup;
+mod outgoing;
+mod reads;
+mod registry;
+mod retention;
+mod ring;
+mod roster_index;
+mod session;
+mod shared;
+mod storage;
 pub mod store;
+mod tasks;
 pub mod topic;
+
+pub use broker::Broker;
+pub use config::{Config, StartError};
+pub use key::{KEY_FILE, KeyFileError};
+pub use limits::Limits;
+pub use load::LoadError;
 
 #[cfg(test)]
 #[path = "../tests/it/hand.rs"]

@@ -47,6 +47,12 @@ pub const UNANSWERED: usize = 4_096;
 pub const STAGED_TABLES: usize = 2;
 /// Bytes of roster entries read at a time: one with all its operations and some small ones.
 pub const ROSTER_READ_BYTES: usize = 1 << 20;
+/// Slot tables one identity may be uploading, a count: one, and what broken connections still hold.
+pub const UPLOADS: usize = 4;
+/// What a roster entry needs beside its operations while it waits for the disk, bytes: lists, record, keys.
+pub const ROSTER_BESIDE: usize = 64 << 10;
+/// Members named at a time to a watch that wants their prekeys, a count: 128 KiB.
+pub const MEMBERS_PAGE: usize = 4_096;
 
 /// How the broker treats its clients.
 #[derive(Debug, Clone)]

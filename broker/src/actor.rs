@@ -1,0 +1,505 @@
+//! A topic's task: feeds the machine, does what it says. The only place that writes to a topic's log.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealcast_proto::frame::{Ack, Code, Refusal};
+use sealcast_proto::object::{Beacon, Prekey, RosterHead};
+use sealcast_proto::roster::{EntryBundle, Role};
+use sealcast_proto::slot::table_hash;
+use sealcast_proto::{Hash, MemberIndex, Offset, PublicKey, Signed};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::clock::now_ms;
+use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Topic, WatchEvent};
+use crate::limits;
+use crate::load::{self, Loaded};
+use crate::lookup;
+use crate::retention::Keep;
+use crate::ring;
+use crate::storage::Storage;
+use crate::store::{Budget, Log, LogError, TableId, Write, Writer};
+use crate::topic::{
+    Append, Effect, Effects, Incoming, Index, Input, Readable, SessionId, Table, Ticket, TopicMachine, What,
+};
+
+/// How often the actor looks after what nobody asks for: the ring's age, a `memory` topic's sync.
+const TICK: Duration = limits::SYNC_EVERY;
+/// Inputs worked off in one go: their records go to the commit thread as one submission.
+const AT_ONCE: usize = 256;
+
+/// What the actor holds.
+pub(crate) struct Actor {
+    topic: Arc<Topic>,
+    storage: Storage,
+    machine: TopicMachine,
+    writer: Writer,
+    sessions: HashMap<SessionId, mpsc::UnboundedSender<Answer>>,
+    tickets: HashMap<Ticket, oneshot::Sender<Result<Offset, Refusal>>>,
+    next_ticket: u64,
+    staged: HashMap<PublicKey, VecDeque<Staged>>,
+    visible: watch::Sender<Offset>,
+    stored: watch::Sender<Offset>,
+    done: mpsc::UnboundedSender<(Offset, Result<(), LogError>)>,
+    /// Submissions that are not done.
+    outstanding: usize,
+    /// Whether something was written without a sync.
+    unsynced: bool,
+    /// When to make the machine anew after a failed write.
+    reload_at: Option<Instant>,
+    reload_pause: Duration,
+}
+
+/// A slot table that waits for its header.
+struct Staged {
+    slot_count: u32,
+    slots_hash: Hash,
+    table: TableId,
+}
+
+/// What one round of inputs brings about.
+#[derive(Default)]
+struct Round {
+    writes: Vec<Write>,
+    sync: bool,
+    budget: Option<Budget>,
+    readable: Vec<Readable>,
+    visible: Option<Offset>,
+}
+
+impl Actor {
+    /// Starts a topic's task.
+    pub(crate) fn start(
+        storage: Storage,
+        origin: Origin,
+        loaded: Loaded,
+        writer: Writer,
+        stop: watch::Receiver<bool>,
+    ) -> Arc<Topic> {
+        let Loaded { machine, index } = loaded;
+        let (visible, visible_rx) = watch::channel(machine.visible());
+        let (stored, stored_rx) = watch::channel(machine.visible());
+        let (inbox, messages) = mpsc::channel(limits::TOPIC_INBOX);
+        let topic = Arc::new(Topic::new(origin, index, inbox, visible_rx, stored_rx));
+        let (done, done_rx) = mpsc::unbounded_channel();
+        let actor = Self {
+            topic: topic.clone(),
+            storage,
+            machine,
+            writer,
+            sessions: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            staged: HashMap::new(),
+            visible,
+            stored,
+            done,
+            outstanding: 0,
+            unsynced: false,
+            reload_at: None,
+            reload_pause: Duration::from_millis(limits::READ_ONLY_RETRY_MS),
+        };
+        tokio::spawn(actor.run(messages, done_rx, stop));
+        topic
+    }
+
+    async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut done: mpsc::UnboundedReceiver<(Offset, Result<(), LogError>)>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            let mut round = Round::default();
+            tokio::select! {
+                biased;
+                Some((upto, result)) = done.recv() => {
+                    self.finished(upto, result, &mut round);
+                    while let Ok((upto, result)) = done.try_recv() {
+                        self.finished(upto, result, &mut round);
+                    }
+                }
+                count = messages.recv_many(&mut batch, AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for message in batch.drain(..) {
+                        self.message(message, &mut round);
+                    }
+                }
+                _ = tick.tick() => self.tick().await,
+                // Or the broker was dropped.
+                _ = stop.changed() => return,
+            }
+            self.close_round(round);
+        }
+    }
+
+    /// A submission is stored, or is not.
+    fn finished(&mut self, upto: Offset, result: Result<(), LogError>, round: &mut Round) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        match result {
+            Ok(()) => {
+                self.stored.send_if_modified(|stored| {
+                    let rises = upto > *stored;
+                    *stored = upto.max(*stored);
+                    rises
+                });
+                self.handle(Input::Committed(upto), round);
+            }
+            Err(error) => {
+                if !self.machine.has_failed() {
+                    tracing::error!(topic = %self.topic.id().short(), %error, "read-only");
+                }
+                self.handle(Input::Failed, round);
+                if self.storage.commit.failure().is_none() && !matches!(error, LogError::Closed) {
+                    self.reload_at.get_or_insert_with(|| Instant::now() + self.reload_pause);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message, round: &mut Round) {
+        match message {
+            Message::Publish { session, identity, offered, budget } => {
+                round.hold(budget);
+                let incoming = self.incoming(&identity, offered);
+                self.handle(Input::Publish { session, identity, incoming }, round);
+            }
+            Message::Roster { bundle, budget, answer } => {
+                round.hold(budget);
+                self.roster(bundle, answer, round);
+            }
+            Message::Head { identity, head, answer } => self.head(&identity, head, answer),
+            Message::Prekey { prekey } => self.prekey(prekey),
+            Message::Beacon { identity, beacon } => self.beacon(identity, beacon),
+            Message::Table { identity, slot_count, slots_hash, table, took_ms } => {
+                self.table(identity, Staged { slot_count, slots_hash, table }, took_ms, round);
+            }
+            Message::Attach { session, identity, answers, reply } => {
+                let attached = self.attach(session, &identity, answers);
+                // Whoever no longer waits is gone.
+                let _ = reply.send(attached);
+            }
+            Message::Detach { session } => {
+                self.sessions.remove(&session);
+                self.handle(Input::Ended(session), round);
+            }
+            Message::Open { identity, reply } => {
+                let standing = self.machine.standing(&identity);
+                let _ = reply.send(standing.map(|standing| Opened { standing, level: self.machine.level() }));
+            }
+            Message::Members { after, reply } => {
+                let _ = reply.send(self.members(after));
+            }
+            Message::Keep { reply } => {
+                let policy = self.machine.acceptor().roster().chain().policy();
+                let _ = reply.send(Keep { ms: policy.retain_ms, bytes: policy.retain_bytes });
+            }
+            Message::KnownEntry { bundle, reply } => {
+                let _ = reply.send(self.machine.acceptor().known_entry(&bundle.entry));
+            }
+        }
+    }
+
+    fn incoming(&mut self, identity: &PublicKey, offered: Offered) -> Incoming {
+        match offered {
+            Offered::Batch { claim, record } => Incoming::Batch { claim, record },
+            Offered::Header(header) => {
+                let table = self.find_table(identity, &header);
+                Incoming::Header { header, table }
+            }
+        }
+    }
+
+    fn find_table(
+        &self,
+        identity: &PublicKey,
+        header: &Signed<sealcast_proto::object::EpochHeader>,
+    ) -> Table {
+        let Ok(header) = header.peek() else { return Table::Missing };
+        if header.slot_count == 0 {
+            return if header.slots_hash == table_hash(&[]) { Table::Empty } else { Table::Missing };
+        }
+        let staged = self.staged.get(identity).and_then(|staged| {
+            staged.iter().find(|it| it.slot_count == header.slot_count && it.slots_hash == header.slots_hash)
+        });
+        staged.map_or(Table::Missing, |staged| Table::Staged(staged.table))
+    }
+
+    fn roster(
+        &mut self,
+        bundle: EntryBundle,
+        answer: oneshot::Sender<Result<Offset, Refusal>>,
+        round: &mut Round,
+    ) {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let ticket = Ticket(self.next_ticket);
+        self.tickets.insert(ticket, answer);
+        // Thousands of operations, a key each: some hundred milliseconds that must not hold up other tasks here.
+        let input = Input::Roster { ticket, bundle };
+        off_the_reactor(|| self.handle(input, round));
+    }
+
+    fn head(
+        &mut self,
+        identity: &PublicKey,
+        head: Signed<RosterHead>,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        let chain = self.machine.acceptor().roster().chain();
+        let checked = match chain.verify_head(&head) {
+            Ok(parsed) if parsed.seq == chain.seq() => Ok(()),
+            Ok(_) => Err(Refusal::new(Code::RosterConflict, "the roster has moved on")),
+            Err(error) => Err(Refusal::new(Code::RosterRule, error.to_string())),
+        };
+        let admin = chain.role_above_reader(identity) == Some(Role::Admin);
+        if !admin || checked.is_err() {
+            let refusal = checked.err().filter(|_| admin);
+            let refusal =
+                refusal.unwrap_or_else(|| Refusal::new(Code::NotAllowed, "only an admin's word counts"));
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        let (topic, storage) = (self.topic.clone(), self.storage.clone());
+        tokio::spawn(async move {
+            let write = Write::Head { topic: topic.id(), head: load::keep(&head) };
+            let result = storage.commit.write(vec![write]).await.map_err(|error| lookup::refusal(&error));
+            if result.is_ok() {
+                topic.tell(WatchEvent::Head(head));
+            }
+            let _ = answer.send(result);
+        });
+    }
+
+    fn prekey(&self, prekey: Signed<Prekey>) {
+        let owner = prekey.peek().map(|prekey| prekey.owner);
+        if owner.is_ok_and(|owner| self.machine.acceptor().roster().find(&owner).is_some()) {
+            self.topic.tell(WatchEvent::Prekey(prekey));
+        }
+    }
+
+    fn beacon(&self, identity: PublicKey, beacon: Signed<Beacon>) {
+        if self.topic.has_listeners() && self.machine.acceptor().check_beacon(&identity, &beacon).is_some() {
+            self.topic.relay(identity, beacon);
+        }
+    }
+
+    fn table(&mut self, identity: PublicKey, staged: Staged, took_ms: u64, round: &mut Round) {
+        self.handle(Input::TableUploaded(took_ms), round);
+        let waiting = self.staged.entry(identity).or_default();
+        waiting.push_back(staged);
+        if waiting.len() > limits::STAGED_TABLES
+            && let Some(oldest) = waiting.pop_front()
+        {
+            self.drop_table(oldest.table);
+        }
+    }
+
+    fn drop_table(&self, table: TableId) {
+        let commit = self.storage.commit.clone();
+        // A table that cannot be dropped now is dropped when the log is opened.
+        tokio::spawn(async move { commit.write(vec![Write::DropTable { table }]).await });
+    }
+
+    fn attach(
+        &mut self,
+        session: SessionId,
+        identity: &PublicKey,
+        answers: mpsc::UnboundedSender<Answer>,
+    ) -> Option<Attached> {
+        let standing = self.machine.standing(identity)?;
+        standing.role.filter(|role| *role >= Role::Publisher)?;
+        self.sessions.insert(session, answers);
+        let lane = self.machine.acceptor().lane(identity);
+        let newest = lane.map(|lane| (lane.header().epoch, lane.header_hash(), lane.header().epoch_vk));
+        Some(Attached { newest })
+    }
+
+    fn members(&self, after: Option<MemberIndex>) -> Vec<(MemberIndex, PublicKey)> {
+        let members = self.machine.acceptor().roster().members();
+        let rest = members.filter(|(index, _)| after.is_none_or(|after| *index > after));
+        rest.take(limits::MEMBERS_PAGE).map(|(index, member)| (index, member.identity)).collect()
+    }
+
+    fn handle(&mut self, input: Input, round: &mut Round) {
+        let mut effects = Effects::new();
+        self.machine.handle(input, now_ms(), &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Append(append) => self.append(append, round),
+                Effect::Ack(session, ack) => self.answer(session, Answer::Ack(ack)),
+                Effect::Refuse(session, refusal) => self.answer(session, Answer::Refused(refusal)),
+                Effect::Superseded(session) => self.answer(session, Answer::Superseded),
+                Effect::Roster(ticket, result) => {
+                    if let Some(answer) = self.tickets.remove(&ticket) {
+                        let _ = answer.send(result);
+                    }
+                }
+                Effect::Compare { session, identity, epoch, batch_no, fingerprint } => {
+                    let number = (epoch, batch_no);
+                    self.compare(session, lookup::Wanted { publisher: identity, number, fingerprint });
+                }
+                Effect::Readable(readable) => round.readable.push(readable),
+                Effect::Visible(offset) => round.visible = Some(offset),
+            }
+        }
+    }
+
+    fn append(&mut self, append: Append, round: &mut Round) {
+        let topic = self.topic.id();
+        let Append { offset, stored_ms, record, index, sync } = append;
+        round.sync |= sync;
+        round.writes.push(Write::Append { topic, offset, stored_ms, record: record.clone() });
+        match index {
+            Index::Roster { seq, bundle } => {
+                round.writes.push(Write::Roster { topic, seq, offset, bundle });
+            }
+            Index::Epoch { publisher, epoch, table } => {
+                if let (Some(table), Some(staged)) = (table, self.staged.get_mut(&publisher)) {
+                    staged.retain(|staged| staged.table != table);
+                }
+                round.writes.push(Write::Epoch { topic, publisher, epoch, offset, header: record, table });
+                // The snapshot only says that this publisher exists: the rest follows from its index.
+                round.writes.push(Write::Publisher { topic, publisher, state: bytes::Bytes::new() });
+            }
+            Index::Batch { publisher, epoch, batch_no, digest } => {
+                round.writes.push(Write::Batch { topic, publisher, epoch, batch_no, offset, digest });
+            }
+        }
+    }
+
+    fn answer(&self, session: SessionId, answer: Answer) {
+        if let Some(answers) = self.sessions.get(&session) {
+            // A session that ended needs no answer.
+            let _ = answers.send(answer);
+        }
+    }
+
+    /// Answers from the log what is too old to be remembered.
+    fn compare(&self, session: SessionId, wanted: lookup::Wanted) {
+        let Some(answers) = self.sessions.get(&session).cloned() else { return };
+        let (topic, reads, level) = (self.topic.id(), self.storage.reads.clone(), self.machine.level());
+        tokio::spawn(async move {
+            let (epoch, batch_no) = wanted.number;
+            let found = reads.run(move |log| lookup::compare(log, topic, &wanted)).await;
+            let answer = match found.map_err(|error| lookup::refusal(&error)).flatten() {
+                Ok(offset) => Answer::Ack(Ack { epoch, batch_no, offset, level }),
+                Err(refusal) => Answer::Refused(Refusal { record: Some((epoch, batch_no)), ..refusal }),
+            };
+            let _ = answers.send(answer);
+        });
+    }
+
+    /// Submits what a round appended, and shows what it made readable.
+    fn close_round(&mut self, round: Round) {
+        if !round.writes.is_empty() {
+            self.submit(round.writes, round.sync, round.budget);
+        }
+        if let Some(visible) = round.visible {
+            let events = self.note(&round.readable);
+            self.topic.ring().push(ring::items(round.readable), now_ms());
+            self.topic.ring().evict(*self.stored.borrow(), now_ms());
+            // First the head, then the events: a watch that reads the head after it began to listen misses none.
+            self.visible.send_replace(visible);
+            for event in events {
+                self.topic.tell(event);
+            }
+        }
+    }
+
+    fn submit(&mut self, writes: Vec<Write>, sync: bool, budget: Option<Budget>) {
+        let (done, upto) = (self.done.clone(), self.machine.next_offset());
+        self.outstanding += 1;
+        let Some(budget) = budget else {
+            // Cannot be: every input that appends brought its share. If it is, nothing was stored, and that is said.
+            let _ = done.send((upto, Err(LogError::Misuse("an append without a budget".into()))));
+            return;
+        };
+        self.unsynced = !sync;
+        self.writer.submit(budget, writes, sync, move |result| {
+            // Nobody listens once the broker is gone.
+            let _ = done.send((upto, result));
+        });
+    }
+
+    /// Notes readable roster entries in the index; returns what watches are told.
+    fn note(&self, readable: &[Readable]) -> Vec<WatchEvent> {
+        let mut events = Vec::new();
+        for Readable { offset, what } in readable {
+            match what {
+                What::Roster(item) => {
+                    self.topic.index_entry(item);
+                    events.push(WatchEvent::Roster(item.clone()));
+                }
+                What::Header(item) => events.push(WatchEvent::Epoch(*offset, item.clone())),
+                What::Batch { end: Some(context), .. } => {
+                    events.push(WatchEvent::End(*offset, context.clone()))
+                }
+                What::Batch { end: None, .. } => {}
+            }
+        }
+        events
+    }
+
+    async fn tick(&mut self) {
+        self.topic.ring().evict(*self.stored.borrow(), now_ms());
+        if self.unsynced
+            && !self.machine.has_failed()
+            && let Some(budget) = self.storage.commit.try_reserve(0)
+        {
+            self.submit(Vec::new(), true, Some(budget));
+        }
+        if self.reload_at.is_some_and(|at| Instant::now() >= at) && self.outstanding == 0 {
+            self.reload().await;
+        }
+    }
+
+    /// The machine is ahead of its log: makes it anew from what is stored, with a new writer.
+    async fn reload(&mut self) {
+        self.reload_at = None;
+        let begun = Instant::now();
+        let writer = self.storage.commit.writer();
+        let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
+        let load = move |log: &dyn Log| Ok(load::load(log, origin.id, &origin.genesis, past));
+        match self.storage.reads.run(load).await {
+            Ok(Ok(Loaded { machine, index })) => {
+                self.machine = machine;
+                self.writer = writer;
+                self.topic.replace_index(index);
+                self.stored.send_replace(self.machine.visible());
+                self.visible.send_replace(self.machine.visible());
+                tracing::info!(topic = %self.topic.id().short(), "took up the log again");
+            }
+            Ok(Err(error)) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
+            Err(error) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
+        }
+        if self.machine.has_failed() {
+            self.reload_at = Some(Instant::now() + self.reload_pause);
+        }
+        // A large roster takes a while to read: not more than a tenth of the time.
+        self.reload_pause = self.reload_pause.max(begun.elapsed() * 10);
+    }
+}
+
+impl Round {
+    fn hold(&mut self, budget: Budget) {
+        match &mut self.budget {
+            Some(held) => held.merge(budget),
+            None => self.budget = Some(budget),
+        }
+    }
+}
+
+/// Runs something that takes long without holding up the tasks that share this thread.
+fn off_the_reactor<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}

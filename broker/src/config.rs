@@ -1,0 +1,152 @@
+//! How a broker is started, and why it cannot be.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sealcast_proto::PublicKey;
+use sealcast_proto::limits::DEFAULT_PORT;
+
+use crate::key::KeyFileError;
+use crate::limits::Limits;
+use crate::load::LoadError;
+use crate::store::LogError;
+
+/// How a broker is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens, UDP.
+    pub listen: SocketAddr,
+    /// Where it keeps what it is given, and its own key.
+    pub data: PathBuf,
+    /// Who may create topics. Empty: anyone, which is allowed on loopback only.
+    pub owners: Vec<PublicKey>,
+    /// The host and port its link names; the address it listens on unless given.
+    pub advertise: Option<(String, u16)>,
+    /// Where to write its link, once it listens.
+    pub link_file: Option<PathBuf>,
+    /// How it treats its clients.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A broker on loopback that keeps its data in `data`.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            data: data.into(),
+            owners: Vec::new(),
+            advertise: None,
+            link_file: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A broker that did not start, or did not run to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StartError {
+    /// Anyone who reaches it could create topics.
+    #[error("without owners a broker listens on this machine only, not on {listen}")]
+    Open {
+        /// Where it was to listen.
+        listen: SocketAddr,
+    },
+    /// Another program has the port.
+    #[error("the UDP port {listen} is in use")]
+    PortInUse {
+        /// Where it was to listen.
+        listen: SocketAddr,
+    },
+    /// The port cannot be opened.
+    #[error("cannot listen on {listen}: {error}")]
+    Listen {
+        /// Where it was to listen.
+        listen: SocketAddr,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+    /// Another broker has the data directory.
+    #[error("the data directory {} is in use by another broker", dir.display())]
+    DataInUse {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {}: {doing}: {error}", dir.display())]
+    Data {
+        /// The data directory.
+        dir: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(LogError),
+    /// What the store holds.
+    #[error(transparent)]
+    Load(LoadError),
+    /// The broker's key.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The link file cannot be written.
+    #[error("cannot write the link to {}: {error}", path.display())]
+    LinkFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+    /// No link can be made of what is advertised.
+    #[error("cannot advertise {0:?}: a link names HOST:PORT")]
+    Advertise(String),
+}
+
+impl StartError {
+    /// What to do about it, one line.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Open { .. } => {
+                "--owners KEY… says who may create topics; --listen 127.0.0.1:7443 needs none"
+            }
+            Self::PortInUse { .. } => "another broker? stop it, or choose another port with --listen",
+            Self::Listen { .. } => "give an address of this machine with --listen",
+            Self::DataInUse { .. } => "stop that one, or choose another directory with --data",
+            Self::Data { .. } => "make it writable for this account, or choose another with --data",
+            Self::Key(KeyFileError::Content { .. }) => {
+                "restore it from a copy; if there is none, move it away: the broker makes a new key, and all its links change"
+            }
+            Self::Key(_) => "the broker's account alone needs to read and write it",
+            Self::LinkFile { .. } => "choose another file with --link-file",
+            Self::Advertise(_) => "--advertise broker.example:7443",
+            Self::Store(_) | Self::Load(_) => return None,
+        })
+    }
+
+    /// What the process exits with: 2 where the command line is at fault, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Open { .. } | Self::Advertise(_) => 2,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn store(dir: PathBuf, error: LogError) -> Self {
+        match error {
+            LogError::Busy { dir } => Self::DataInUse { dir },
+            LogError::Io { doing, error } => Self::Data { dir, doing, error },
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Log(error) => Self::Store(error),
+            error => Self::Load(error),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A topic as sessions see it: its inbox, its head, its ring, and what it broadcasts.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealcast_proto::accept::BatchClaim;
+use sealcast_proto::frame::{Ack, Code, Context, Level, Refusal};
+use sealcast_proto::object::{Beacon, EpochHeader, Genesis, Prekey, RosterHead};
+use sealcast_proto::roster::EntryBundle;
+use sealcast_proto::{Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, Signed, TopicId};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::limits;
+use crate::retention::Keep;
+use crate::ring::Ring;
+use crate::roster_index::{Opening, RosterIndex};
+use crate::store::{Budget, TableId};
+use crate::topic::{HeaderItem, RosterItem, SessionId, Standing};
+
+/// What a topic is from its first moment on.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) id: TopicId,
+    pub(crate) genesis: Genesis,
+    pub(crate) signed: Signed<Genesis>,
+}
+
+/// What sessions ask of a topic's actor.
+pub(crate) enum Message {
+    /// A record; answered on the session's channel.
+    Publish { session: SessionId, identity: PublicKey, offered: Offered, budget: Budget },
+    /// A roster entry; answered once it is durable.
+    Roster { bundle: EntryBundle, budget: Budget, answer: oneshot::Sender<Result<Offset, Refusal>> },
+    /// A re-asserted head.
+    Head { identity: PublicKey, head: Signed<RosterHead>, answer: oneshot::Sender<Result<(), Refusal>> },
+    /// Somebody's newest prekey, stored; watches are told if it is a member here.
+    Prekey { prekey: Signed<Prekey> },
+    /// A sign of life to relay.
+    Beacon { identity: PublicKey, beacon: Signed<Beacon> },
+    /// A slot table was uploaded whole and checked.
+    Table { identity: PublicKey, slot_count: u32, slots_hash: Hash, table: TableId, took_ms: u64 },
+    /// A publish stream begins.
+    Attach {
+        session: SessionId,
+        identity: PublicKey,
+        answers: mpsc::UnboundedSender<Answer>,
+        reply: oneshot::Sender<Option<Attached>>,
+    },
+    /// A publish stream ended.
+    Detach { session: SessionId },
+    /// What is this identity here?
+    Open { identity: PublicKey, reply: oneshot::Sender<Option<Opened>> },
+    /// Members after this index, some at a time.
+    Members { after: Option<MemberIndex>, reply: oneshot::Sender<Vec<(MemberIndex, PublicKey)>> },
+    /// How much is kept?
+    Keep { reply: oneshot::Sender<Keep> },
+    /// Was this very entry accepted before?
+    KnownEntry { bundle: EntryBundle, reply: oneshot::Sender<Option<Offset>> },
+}
+
+/// A record on its way into a topic.
+pub(crate) enum Offered {
+    Header(Signed<EpochHeader>),
+    Batch { claim: Box<BatchClaim>, record: Bytes },
+}
+
+/// What a publish stream is told.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Ack(Ack),
+    Refused(Refusal),
+    Superseded,
+}
+
+/// A publish stream's beginning.
+pub(crate) struct Attached {
+    /// The publisher's newest epoch, its header's hash, and the key that signs its batches.
+    pub(crate) newest: Option<(Epoch, Hash, PublicKey)>,
+}
+
+/// A member's, or former member's, entrance.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) standing: Standing,
+    pub(crate) level: Level,
+}
+
+/// What watches are told, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum WatchEvent {
+    Roster(Arc<RosterItem>),
+    Epoch(Offset, Arc<HeaderItem>),
+    End(Offset, Box<Context>),
+    Head(Signed<RosterHead>),
+    Prekey(Signed<Prekey>),
+}
+
+/// See the module.
+pub(crate) struct Topic {
+    origin: Origin,
+    inbox: mpsc::Sender<Message>,
+    ring: Ring,
+    index: RwLock<RosterIndex>,
+    visible: watch::Receiver<Offset>,
+    stored: watch::Receiver<Offset>,
+    events: broadcast::Sender<WatchEvent>,
+    beacons: broadcast::Sender<(PublicKey, Signed<Beacon>)>,
+}
+
+impl Topic {
+    pub(crate) fn new(
+        origin: Origin,
+        index: RosterIndex,
+        inbox: mpsc::Sender<Message>,
+        visible: watch::Receiver<Offset>,
+        stored: watch::Receiver<Offset>,
+    ) -> Self {
+        let ring = Ring::new(*visible.borrow());
+        let (events, _) = broadcast::channel(limits::WATCH_EVENTS);
+        let (beacons, _) = broadcast::channel(limits::BEACONS);
+        Self { origin, inbox, ring, index: RwLock::new(index), visible, stored, events, beacons }
+    }
+
+    pub(crate) fn id(&self) -> TopicId {
+        self.origin.id
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The head: everything below may be delivered.
+    pub(crate) fn visible(&self) -> watch::Receiver<Offset> {
+        self.visible.clone()
+    }
+
+    /// The head, as of now.
+    pub(crate) fn head(&self) -> Offset {
+        *self.visible.borrow()
+    }
+
+    /// Waits until everything below `offset` stands in the log, or some time: for ever, if the store has failed, and then
+    /// what it holds is all there is.
+    pub(crate) async fn stored_up_to(&self, offset: Offset, most: Duration) {
+        let mut stored = self.stored.clone();
+        // An error means that the time ran out, or that the actor is gone.
+        let _ = timeout(most, stored.wait_for(|stored| *stored >= offset)).await;
+    }
+
+    /// Hands the actor something, waiting where it has much to do.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Refusal> {
+        self.inbox.send(message).await.map_err(|_| gone())
+    }
+
+    /// As [`Topic::send`], for what may be lost.
+    pub(crate) fn offer(&self, message: Message) {
+        // Full: the actor has better things to do than this.
+        let _ = self.inbox.try_send(message);
+    }
+
+    /// Asks the actor something.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(question(reply)).await?;
+        answer.await.map_err(|_| gone())
+    }
+
+    pub(crate) async fn open(&self, identity: PublicKey) -> Result<Option<Opened>, Refusal> {
+        self.ask(|reply| Message::Open { identity, reply }).await
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<WatchEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn beacons(&self) -> broadcast::Receiver<(PublicKey, Signed<Beacon>)> {
+        self.beacons.subscribe()
+    }
+
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.beacons.receiver_count() > 0
+    }
+
+    pub(crate) fn has_watches(&self) -> bool {
+        self.events.receiver_count() > 0
+    }
+
+    pub(crate) fn tell(&self, event: WatchEvent) {
+        // An error means that nobody watches.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn relay(&self, publisher: PublicKey, beacon: Signed<Beacon>) {
+        let _ = self.beacons.send((publisher, beacon));
+    }
+
+    pub(crate) fn index_entry(&self, item: &RosterItem) {
+        let by_owner = item.entry.peek().is_ok_and(|entry| entry.signer == self.origin.genesis.owner);
+        self.index.write().unwrap_or_else(PoisonError::into_inner).push(item, by_owner);
+    }
+
+    pub(crate) fn replace_index(&self, index: RosterIndex) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+    }
+
+    /// The newest readable roster entry.
+    pub(crate) fn roster_head(&self) -> RosterSeq {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).head()
+    }
+
+    /// The newest roster entry before `before`.
+    pub(crate) fn roster_before(&self, before: Offset) -> RosterSeq {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).before(before)
+    }
+
+    /// See [`RosterIndex::opening`].
+    pub(crate) fn opening(&self, start: Offset, held: Option<RosterSeq>) -> Opening {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).opening(start, held)
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal {
+        retry_after_ms: limits::READ_ONLY_RETRY_MS,
+        ..Refusal::new(Code::Draining, "the broker is going away")
+    }
+}

@@ -1,0 +1,218 @@
+//! What sessions read from a log besides its records: own slots, contexts, epochs, roster entries. All of it may wait for
+//! the disk: to be called within [`crate::reads::Reads::run`].
+
+use sealcast_proto::frame::{Code, Context, EpochDelivery, Refusal, RosterDelivery};
+use sealcast_proto::object::Mode;
+use sealcast_proto::record::BatchDigest;
+use sealcast_proto::roster::{EntryBundle, RosterChain};
+use sealcast_proto::slot::Slot;
+use sealcast_proto::{BatchNo, Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, SlotSource, TopicId};
+
+use crate::handle::Origin;
+use crate::limits;
+use crate::load;
+use crate::roster_index::Opening;
+use crate::store::{Log, LogError, StoredEpoch, TableId};
+use crate::topic::RosterItem;
+
+/// Headers looked at in one step back, a count.
+const STEP: usize = 16;
+
+/// What a record that came again must be.
+pub(crate) struct Wanted {
+    pub(crate) publisher: PublicKey,
+    pub(crate) number: (Epoch, Option<BatchNo>),
+    pub(crate) fingerprint: Hash,
+}
+
+/// Where the log holds the very bytes that came again; or why not.
+pub(crate) fn compare(
+    log: &dyn Log,
+    topic: TopicId,
+    wanted: &Wanted,
+) -> Result<Result<Offset, Refusal>, LogError> {
+    let (epoch, batch_no) = wanted.number;
+    let found = match batch_no {
+        Some(batch_no) => log.batch(&topic, &wanted.publisher, epoch, batch_no)?.map(|batch| {
+            (BatchDigest::decode(&batch.digest).map(|digest| digest.fingerprint()), batch.offset)
+        }),
+        None => log
+            .epoch(&topic, &wanted.publisher, epoch)?
+            .map(|found| (load::header(found.header).ok().map(|header| header.hash()), found.offset)),
+    };
+    Ok(match found {
+        Some((Some(fingerprint), offset)) if fingerprint == wanted.fingerprint => Ok(offset),
+        Some(_) => Err(Refusal::new(Code::Conflict, "other bytes are stored under this number")),
+        None => Err(Refusal::new(Code::OutOfOrder, "not of the newest epoch")),
+    })
+}
+
+/// One's own slot in a table: under whichever of one's indexes it is. Indexes are never used again, so that what is found
+/// is one's own.
+pub(crate) fn own_slot(
+    log: &dyn Log,
+    table: Option<TableId>,
+    indexes: &[MemberIndex],
+) -> Result<Option<Slot>, LogError> {
+    let Some(table) = table else { return Ok(None) };
+    for index in indexes {
+        if let Some(slot) = log.slot(table, *index)? {
+            return Ok(Some(slot));
+        }
+    }
+    Ok(None)
+}
+
+fn delivery(log: &dyn Log, epoch: StoredEpoch, indexes: &[MemberIndex]) -> Result<EpochDelivery, LogError> {
+    let header = load::header(epoch.header).map_err(|error| LogError::Corrupt(error.to_string()))?;
+    Ok(EpochDelivery { offset: epoch.offset, header, slot: own_slot(log, epoch.table, indexes)? })
+}
+
+/// Every publisher's newest epoch before `at`, with the slot under `indexes`, and that epoch's last batch there.
+pub(crate) fn contexts(
+    log: &dyn Log,
+    topic: TopicId,
+    at: Offset,
+    indexes: &[MemberIndex],
+) -> Result<Vec<Context>, LogError> {
+    let mut out = Vec::new();
+    for (publisher, _) in log.publishers(&topic)? {
+        let Some(epoch) = epoch_before(log, topic, &publisher, at)? else { continue };
+        let batch = match log.batch_before(&topic, &publisher, epoch.epoch, at)? {
+            None => None,
+            Some(batch) => {
+                let digest = BatchDigest::decode(&batch.digest);
+                Some((digest.ok_or_else(|| LogError::Corrupt("a batch's index".into()))?, batch.offset))
+            }
+        };
+        out.push(Context { epoch: delivery(log, epoch, indexes)?, batch });
+    }
+    Ok(out)
+}
+
+/// A publisher's newest header standing before `at`.
+pub(crate) fn epoch_before(
+    log: &dyn Log,
+    topic: TopicId,
+    publisher: &PublicKey,
+    at: Offset,
+) -> Result<Option<StoredEpoch>, LogError> {
+    let mut up_to = Epoch(u64::MAX);
+    loop {
+        let step = log.epochs_back(&topic, publisher, up_to, STEP)?;
+        let Some(oldest) = step.last().map(|oldest| oldest.epoch) else { return Ok(None) };
+        if let Some(found) = step.into_iter().find(|found| found.offset < at) {
+            return Ok(Some(found));
+        }
+        let Some(before) = oldest.0.checked_sub(1) else { return Ok(None) };
+        up_to = Epoch(before);
+    }
+}
+
+/// A publisher's epochs through `epoch` that stand before `head`, from the newest whose DH slot for `indexes` opens the
+/// rest; oldest first. If no slot does: the header of `epoch` alone.
+pub(crate) fn epochs(
+    log: &dyn Log,
+    topic: TopicId,
+    publisher: &PublicKey,
+    epoch: Epoch,
+    head: Offset,
+    indexes: &[MemberIndex],
+) -> Result<Vec<EpochDelivery>, LogError> {
+    let mut out: Vec<EpochDelivery> = Vec::new();
+    let mut up_to = epoch;
+    while out.len() < limits::FETCH_EPOCHS {
+        let step = log.epochs_back(&topic, publisher, up_to, STEP)?;
+        let Some(oldest) = step.last().map(|oldest| oldest.epoch) else { break };
+        for found in step {
+            if found.offset >= head {
+                continue;
+            }
+            let found = delivery(log, found, indexes)?;
+            let opens = found.slot.is_some_and(|slot| slot.source != SlotSource::Kek);
+            let ends = found.header.peek().is_ok_and(|header| header.mode == Mode::Fresh);
+            out.push(found);
+            if opens {
+                out.reverse();
+                return Ok(out);
+            }
+            if ends {
+                // What came before a fresh epoch opens nothing after it.
+                out.truncate(1);
+                return Ok(out);
+            }
+        }
+        let Some(before) = oldest.0.checked_sub(1) else { break };
+        up_to = Epoch(before);
+    }
+    out.truncate(1);
+    Ok(out)
+}
+
+/// One roster entry.
+pub(crate) fn roster_entry(
+    log: &dyn Log,
+    topic: TopicId,
+    seq: RosterSeq,
+) -> Result<Option<RosterItem>, LogError> {
+    Ok(rosters(log, topic, seq, seq, 1)?.pop())
+}
+
+/// Roster entries `from ..= through`, some at a time.
+pub(crate) fn rosters(
+    log: &dyn Log,
+    topic: TopicId,
+    from: RosterSeq,
+    through: RosterSeq,
+    max_bytes: usize,
+) -> Result<Vec<RosterItem>, LogError> {
+    if from > through {
+        return Ok(Vec::new());
+    }
+    let stored = log.rosters(&topic, from, max_bytes)?;
+    let mut out = Vec::with_capacity(stored.len());
+    for stored in stored.into_iter().take_while(|stored| stored.seq <= through) {
+        let item = EntryBundle::decode(stored.bundle)
+            .and_then(|bundle| RosterItem::from_bundle(stored.offset, bundle))
+            .map_err(|error| LogError::Corrupt(error.to_string()))?;
+        out.push(item);
+    }
+    Ok(out)
+}
+
+/// The first entry of an opening, with its whole roles list and policy if it needs them.
+pub(crate) fn first_entry(
+    log: &dyn Log,
+    origin: &Origin,
+    opening: Opening,
+    ops: bool,
+) -> Result<Option<RosterDelivery>, LogError> {
+    let Some((roles, policy)) = opening.lists else { return Ok(None) };
+    let Some(item) = roster_entry(log, origin.id, opening.from)? else { return Ok(None) };
+    let born = RosterChain::new(origin.id, &origin.genesis);
+    let roles = match roster_entry(log, origin.id, roles)?.and_then(|item| item.roles) {
+        Some(roles) => roles,
+        None => born.roles_bytes(),
+    };
+    let policy = match roster_entry(log, origin.id, policy)?.and_then(|item| item.policy) {
+        Some(policy) => policy,
+        None => born.policy().encode(),
+    };
+    Ok(Some(RosterDelivery { roles: Some(roles), policy: Some(policy), ..item.delivery(ops) }))
+}
+
+/// A limit was reached; later it may not be.
+pub(crate) fn busy(detail: &str) -> Refusal {
+    Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..Refusal::new(Code::Busy, detail) }
+}
+
+/// What a client is told when the store fails it.
+pub(crate) fn refusal(error: &LogError) -> Refusal {
+    let (code, detail) = match error {
+        LogError::Closed => (Code::Draining, "the broker is going away"),
+        LogError::Full { .. } => (Code::ReadOnly, "the broker's disk is full"),
+        LogError::Corrupt(_) => (Code::ReadOnly, "the broker's data is damaged"),
+        _ => (Code::ReadOnly, "the broker's storage failed"),
+    };
+    Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..Refusal::new(code, detail) }
+}

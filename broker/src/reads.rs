@@ -1,0 +1,42 @@
+//! Reads from the log: they may wait for the disk, so they run beside the async tasks, a bounded number at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::limits;
+use crate::store::{Log, LogError};
+
+/// The bounded pool of readers.
+#[derive(Clone)]
+pub(crate) struct Reads {
+    log: Arc<dyn Log>,
+    turns: Arc<Semaphore>,
+}
+
+impl Reads {
+    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
+        Self { log, turns: Arc::new(Semaphore::new(limits::READERS)) }
+    }
+
+    /// Runs `read` on a thread that may block, when its turn comes.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Log) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        // The semaphore is never closed; without a turn the read would only be less polite.
+        let turn = self.turns.clone().acquire_owned().await.ok();
+        let log = self.log.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let result = read(&*log);
+            drop(turn);
+            result
+        });
+        work.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    /// The log itself, for what does not wait.
+    pub(crate) fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+}

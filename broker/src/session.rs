@@ -1,0 +1,251 @@
+//! A connection: its hello, its place among the others, and a task for each of its streams.
+
+mod publish;
+mod requests;
+mod subscribe;
+mod upload;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sealcast_link::{Connection, Control, FrameReader, FrameWriter, LinkError};
+use sealcast_proto::PublicKey;
+use sealcast_proto::frame::{Code, Refusal, Reply, Request};
+use tokio::time::timeout;
+
+use crate::lookup;
+use crate::registry::Counted;
+use crate::shared::{Shared, going_away};
+use crate::store::LogError;
+
+/// The broker's name in its hello.
+pub(crate) const AGENT: &str = concat!("sealcast-broker/", env!("CARGO_PKG_VERSION"));
+
+/// Why a stream came to its end.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Told so.
+    Refused(Refusal),
+    /// The stream or the connection failed: nobody is left to be told.
+    Link(LinkError),
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<LogError> for End {
+    fn from(error: LogError) -> Self {
+        if !matches!(error, LogError::Closed) {
+            tracing::error!(%error, "a read failed");
+        }
+        Self::Refused(lookup::refusal(&error))
+    }
+}
+
+/// One stream and what its task needs.
+pub(crate) struct Stream {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: PublicKey,
+    pub(crate) writer: FrameWriter,
+    pub(crate) reader: FrameReader,
+}
+
+impl Stream {
+    /// Sends one reply; a client that does not read it loses the stream.
+    pub(crate) async fn reply(&mut self, reply: &Reply) -> Result<(), LinkError> {
+        self.writer.send_all_within(&mut [reply.encode()], self.shared.limits.stall).await
+    }
+
+    /// The next frame of a sequence that the client owes.
+    pub(crate) async fn owed(&mut self) -> Result<Request, End> {
+        match timeout(self.shared.limits.next_frame, self.reader.request()).await {
+            Ok(Ok(Some(request))) => Ok(request),
+            Ok(Ok(None)) => Err(malformed("the stream ended before its time")),
+            Ok(Err(error)) => Err(self.unreadable(error)),
+            Err(_) => Err(malformed("the next frame did not come in time")),
+        }
+    }
+
+    /// A frame that is none is told so; a broken stream is not.
+    pub(crate) fn unreadable(&self, error: LinkError) -> End {
+        match error {
+            LinkError::Frame(error) => malformed(error.to_string()),
+            error => End::Link(error),
+        }
+    }
+}
+
+pub(crate) fn malformed(detail: impl Into<String>) -> End {
+    End::Refused(Refusal::new(Code::Malformed, detail))
+}
+
+/// Serves a connection until it is closed.
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result<(), LinkError> {
+    let peer = connection.peer();
+    let mut control = connection.accept_hello(AGENT, shared.limits.hello, shared.limits.streams).await?;
+    let most = shared.limits.connections_per_identity;
+    let Some(_place) = shared.registry.take(Counted::Connections, peer, most) else {
+        return turn_away(&connection, control, "this identity has as many connections as one may have")
+            .await;
+    };
+    tracing::debug!(peer = %peer.short(), agent = control.hello.agent, "connected");
+    let streams = Streams::new(shared.limits.streams, shared.limits.max_streams);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let (writer, reader) = match accepted {
+                    Ok(halves) => halves,
+                    Err(_) => return Ok(()),
+                };
+                let held = streams.clone().one_more(&connection);
+                let stream = Stream { shared: shared.clone(), peer, writer, reader };
+                let working = shared.tasks.one_more();
+                tokio::spawn(async move {
+                    run(stream).await;
+                    drop((held, working));
+                });
+            }
+            () = shared.drained(), if !told => {
+                told = true;
+                let notice = Reply::Refused(going_away(retry_ms(&shared))).encode();
+                // A connection that does not take the notice is closed soon anyway.
+                let _ = control.writer.send_all_within(&mut [notice], shared.limits.drain).await;
+            }
+            frame = control.reader.next() => {
+                // The client says nothing here after its hello: whatever comes is the end, or a mistake.
+                if let Ok(Some(_)) = frame {
+                    connection.refuse("the control stream carries nothing after the hello");
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn turn_away(connection: &Connection, mut control: Control, detail: &str) -> Result<(), LinkError> {
+    let refusal = Refusal { retry_after_ms: 1_000, ..Refusal::new(Code::Busy, detail) };
+    control.writer.send(Reply::Refused(refusal).encode()).await?;
+    control.writer.finish();
+    // Until it has arrived, or a little while.
+    let _ = timeout(std::time::Duration::from_secs(1), control.writer.stopped()).await;
+    connection.close("too many connections");
+    Ok(())
+}
+
+fn retry_ms(shared: &Shared) -> u64 {
+    u64::try_from(shared.limits.drain.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How many streams a connection has, and how many it may have: more are permitted as they are used, because each permitted
+/// one costs memory, used or not.
+struct Streams {
+    open: AtomicU32,
+    permitted: AtomicU32,
+    most: u32,
+}
+
+struct Held(Arc<Streams>);
+
+impl Streams {
+    fn new(permitted: u32, most: u32) -> Arc<Self> {
+        Arc::new(Self { open: AtomicU32::new(1), permitted: AtomicU32::new(permitted), most })
+    }
+
+    fn one_more(self: Arc<Self>, connection: &Connection) -> Held {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let permitted = self.permitted.load(Ordering::Relaxed);
+        if open.saturating_mul(2) > permitted && permitted < self.most {
+            let more = permitted.saturating_mul(2).min(self.most);
+            self.permitted.store(more, Ordering::Relaxed);
+            connection.set_max_streams(more);
+        }
+        Held(self)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One stream: what its first frame asks for.
+async fn run(mut stream: Stream) {
+    let (ended, owing) = match first(&mut stream).await {
+        Ok(request) => {
+            let endless = matches!(request, Request::Subscribe(_) | Request::Watch(..));
+            let owing = (!endless).then(|| stream.shared.owing.one_more());
+            (dispatch(&mut stream, request).await, owing)
+        }
+        Err(end) => (Err(end), None),
+    };
+    end(&mut stream, ended).await;
+    if owing.is_some() && stream.shared.is_draining() {
+        // The connection is closed once nobody is owed anything: the answer must have arrived by then.
+        let _ = timeout(stream.shared.limits.drain, stream.writer.stopped()).await;
+    }
+}
+
+async fn end(stream: &mut Stream, ended: Result<(), End>) {
+    match ended {
+        Ok(()) => stream.writer.finish(),
+        Err(End::Refused(refusal)) => {
+            tracing::debug!(peer = %stream.peer.short(), code = ?refusal.code, "refused");
+            if stream.reply(&Reply::Refused(refusal)).await.is_ok() {
+                stream.writer.finish();
+            }
+        }
+        Err(End::Link(error)) => {
+            tracing::debug!(peer = %stream.peer.short(), %error, "stream ended");
+            stream.writer.reset();
+        }
+    }
+}
+
+async fn first(stream: &mut Stream) -> Result<Request, End> {
+    match timeout(stream.shared.limits.first_frame, stream.reader.request()).await {
+        Ok(Ok(Some(request))) => Ok(request),
+        Ok(Ok(None)) => Err(malformed("a stream begins with a request")),
+        Ok(Err(error)) => Err(stream.unreadable(error)),
+        Err(_) => Err(malformed("no request came in time")),
+    }
+}
+
+async fn dispatch(stream: &mut Stream, request: Request) -> Result<(), End> {
+    if stream.shared.is_draining() {
+        return Err(going_away(retry_ms(&stream.shared)).into());
+    }
+    match request {
+        Request::Publish(topic) => publish::run(stream, topic).await,
+        Request::Subscribe(wish) => subscribe::run(stream, wish).await,
+        Request::Watch(topic, seq) => watch::run(stream, topic, seq).await,
+        Request::UploadTable { topic, slot_count, slots_hash } => {
+            upload::run(stream, topic, slot_count, slots_hash).await
+        }
+        Request::CreateTopic(genesis) => requests::create_topic(stream, genesis).await,
+        Request::FetchTopic(topic) => requests::fetch_topic(stream, topic).await,
+        Request::AppendRoster(topic) => requests::append_roster(stream, topic).await,
+        Request::PutHead(topic, head) => requests::put_head(stream, topic, head).await,
+        Request::FetchRoster(topic, from) => requests::fetch_roster(stream, topic, from).await,
+        Request::PutPrekey(topic, prekey) => requests::put_prekey(stream, topic, prekey).await,
+        Request::FetchEpochs { topic, publisher, epoch } => {
+            requests::fetch_epochs(stream, topic, publisher, epoch).await
+        }
+        Request::Hello(_)
+        | Request::Bundle(_)
+        | Request::Table(_)
+        | Request::Record(_)
+        | Request::Beacon(_) => Err(malformed("a stream does not begin with this")),
+    }
+}

@@ -1,0 +1,257 @@
+//! A subscription: a cursor over the ring and, behind it, the log.
+
+use std::sync::Arc;
+
+use sealcast_proto::frame::{Context, From as Begin, HoleReason, Reply, Start, Subscribe};
+use sealcast_proto::object::Beacon;
+use sealcast_proto::{Offset, PublicKey, RosterSeq, Signed};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{End, Stream};
+use crate::delivery::{self, Stop, Viewer};
+use crate::handle::{Opened, Topic};
+use crate::limits;
+use crate::lookup;
+use crate::outgoing::Outgoing;
+use crate::ring::Near;
+use crate::roster_index::Opening;
+use crate::shared::{going_away, not_allowed};
+use crate::store::{Log, LogError};
+
+pub(super) async fn run(stream: &mut Stream, wish: Subscribe) -> Result<(), End> {
+    let (topic, opened) = stream.shared.enter(stream.peer, &wish.topic).await?;
+    let mut reader = Reader::begin(stream, topic, opened, &wish).await?;
+    reader.open(wish.roster_seq).await?;
+    reader.follow().await
+}
+
+struct Reader<'a> {
+    stream: &'a mut Stream,
+    topic: Arc<Topic>,
+    opened: Opened,
+    viewer: Viewer,
+    /// The next record to deliver.
+    cursor: Offset,
+    /// Where the subscriber would have begun had retention not removed it.
+    missed_from: Option<Offset>,
+    /// For `until_head`: the head when it began.
+    until: Option<Offset>,
+    /// Whether it has fallen behind the ring, or has only begun: said once it is at the head.
+    behind: bool,
+    out: Outgoing,
+}
+
+impl<'a> Reader<'a> {
+    async fn begin(
+        stream: &'a mut Stream,
+        topic: Arc<Topic>,
+        opened: Opened,
+        wish: &Subscribe,
+    ) -> Result<Self, End> {
+        let head = topic.head();
+        // Who was removed reads up to its removal, wherever it begins.
+        let end = opened.standing.removed.map_or(head, |(_, offset)| offset.min(head));
+        let (id, from) = (topic.id(), wish.from);
+        let read = move |log: &dyn Log| {
+            let first = log.bounds(&id)?.first;
+            let start = match from {
+                Begin::Earliest => first,
+                Begin::Latest => end,
+                Begin::Offset(offset) => offset,
+                Begin::Time(ms) => log.seek_time(&id, ms)?,
+            };
+            Ok((first.min(end), start.min(end)))
+        };
+        let (first, start) = stream.shared.storage.reads.run(read).await?;
+        Ok(Self {
+            viewer: Viewer::new(opened.standing.clone()),
+            stream,
+            topic,
+            opened,
+            cursor: start.max(first),
+            missed_from: (start < first).then_some(start),
+            until: wish.until_head.then_some(head),
+            behind: true,
+            out: Outgoing::default(),
+        })
+    }
+
+    /// Start, roster entries, contexts.
+    async fn open(&mut self, held: Option<RosterSeq>) -> Result<(), End> {
+        // In a `memory` topic the head is ahead of the log: what is read from the log must be there first.
+        self.topic.stored_up_to(self.cursor, self.stream.shared.limits.next_frame).await;
+        let start = Start {
+            genesis: self.topic.origin().signed.clone(),
+            start_offset: self.cursor,
+            next_offset: self.topic.head(),
+            roster_seq: self.topic.roster_head(),
+            level: self.opened.level,
+        };
+        self.out.reply(&Reply::Start(start));
+        let opening = self.topic.opening(self.cursor, held);
+        self.rosters(opening).await?;
+        for context in self.contexts().await? {
+            self.out.reply(&Reply::Context(context));
+        }
+        if let Some(from) = self.missed_from {
+            self.out.reply(&Reply::Hole(from, self.cursor, HoleReason::Retention));
+        }
+        self.flush().await
+    }
+
+    async fn rosters(&mut self, opening: Opening) -> Result<(), End> {
+        let origin = self.topic.origin().clone();
+        let reads = self.stream.shared.storage.reads.clone();
+        let mut from = opening.from;
+        if from > opening.through {
+            return Ok(());
+        }
+        let ops = self.viewer.gets_ops(from);
+        let (id, of) = (origin.id, opening);
+        if let Some(first) = reads.run(move |log| lookup::first_entry(log, &origin, of, ops)).await? {
+            self.out.reply(&Reply::Roster(first));
+            from = RosterSeq(from.0.saturating_add(1));
+        }
+        loop {
+            let (next, through) = (from, opening.through);
+            let read =
+                move |log: &dyn Log| lookup::rosters(log, id, next, through, limits::ROSTER_READ_BYTES);
+            let entries = reads.run(read).await?;
+            let Some(last) = entries.last().map(|last| last.seq) else { return Ok(()) };
+            for item in entries {
+                self.out.reply(&Reply::Roster(item.delivery(self.viewer.gets_ops(item.seq))));
+            }
+            self.flush().await?;
+            from = RosterSeq(last.0.saturating_add(1));
+        }
+    }
+
+    async fn contexts(&self) -> Result<Vec<Context>, End> {
+        let (id, at, indexes) = (self.topic.id(), self.cursor, self.viewer.indexes().to_vec());
+        let read = move |log: &dyn Log| lookup::contexts(log, id, at, &indexes);
+        Ok(self.stream.shared.storage.reads.run(read).await?)
+    }
+
+    /// Delivers until the end, or for ever.
+    async fn follow(&mut self) -> Result<(), End> {
+        let mut visible = self.topic.visible();
+        let mut beacons = self.topic.beacons();
+        let stopped = self.stream.writer.stopped();
+        tokio::pin!(stopped);
+        loop {
+            let head = *visible.borrow_and_update();
+            if self.cursor < head {
+                if self.step(head).await? == Stop::Removed {
+                    return Ok(());
+                }
+                continue;
+            }
+            if let Some(until) = self.until.filter(|until| self.cursor >= *until) {
+                let next_offset = self.cursor.max(until);
+                self.out.reply(&Reply::AtHead { next_offset, end_of_stream: true });
+                return self.flush().await;
+            }
+            if self.behind {
+                self.behind = false;
+                self.out.reply(&Reply::AtHead { next_offset: self.cursor, end_of_stream: false });
+                self.flush().await?;
+                // Those that came meanwhile are old.
+                beacons = beacons.resubscribe();
+            }
+            tokio::select! {
+                changed = visible.changed() => {
+                    if changed.is_err() {
+                        return Err(going_away(limits::READ_ONLY_RETRY_MS).into());
+                    }
+                }
+                beacon = next_beacon(&mut beacons) => {
+                    let (publisher, beacon) = beacon?;
+                    self.out.reply(&Reply::Beacon(publisher, beacon));
+                    self.flush().await?;
+                }
+                ended = &mut stopped => {
+                    ended?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// One piece of what lies before the head, and whatever access it changes.
+    async fn step(&mut self, head: Offset) -> Result<Stop, End> {
+        let stop = match self.topic.ring().read(self.cursor, limits::RUN_BYTES) {
+            Near::Items(items) if items.is_empty() => {
+                self.cursor = head;
+                Stop::Through
+            }
+            Near::Items(items) if !delivery::needs_log(&items) => {
+                let log = self.stream.shared.storage.reads.log();
+                delivery::deliver(&**log, &items, &self.viewer, &mut self.cursor, &mut self.out)?
+            }
+            Near::Items(items) => {
+                let deliver =
+                    move |log: &dyn Log, viewer: &Viewer, cursor: &mut Offset, out: &mut Outgoing| {
+                        delivery::deliver(log, &items, viewer, cursor, out)
+                    };
+                self.read(deliver).await?
+            }
+            Near::Behind(end) => {
+                self.behind = true;
+                let (id, end) = (self.topic.id(), end.min(head));
+                let deliver =
+                    move |log: &dyn Log, viewer: &Viewer, cursor: &mut Offset, out: &mut Outgoing| {
+                        delivery::deliver_from_log(log, id, end, viewer, cursor, out)
+                    };
+                self.read(deliver).await?
+            }
+        };
+        self.flush().await?;
+        if stop == Stop::Ask {
+            let opened = self.topic.open(self.stream.peer).await?.ok_or_else(not_allowed)?;
+            self.viewer = Viewer::new(opened.standing);
+        }
+        Ok(stop)
+    }
+
+    /// Delivers where it may wait for the disk.
+    async fn read(
+        &mut self,
+        deliver: impl FnOnce(&dyn Log, &Viewer, &mut Offset, &mut Outgoing) -> Result<Stop, LogError>
+        + Send
+        + 'static,
+    ) -> Result<Stop, End> {
+        let (viewer, mut cursor, mut out) = (self.viewer.clone(), self.cursor, std::mem::take(&mut self.out));
+        let work = move |log: &dyn Log| {
+            let stop = deliver(log, &viewer, &mut cursor, &mut out)?;
+            Ok((stop, cursor, out))
+        };
+        let (stop, cursor, out) = self.stream.shared.storage.reads.run(work).await?;
+        self.cursor = cursor;
+        self.out = out;
+        Ok(stop)
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let stall = self.stream.shared.limits.stall;
+        Ok(self.stream.writer.send_all_within(&mut self.out.take(), stall).await?)
+    }
+}
+
+/// The next beacon; those missed are not missed by anyone.
+async fn next_beacon(
+    beacons: &mut broadcast::Receiver<(PublicKey, Signed<Beacon>)>,
+) -> Result<(PublicKey, Signed<Beacon>), End> {
+    loop {
+        match beacons.recv().await {
+            Ok(beacon) => return Ok(beacon),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => {
+                return Err(going_away(limits::READ_ONLY_RETRY_MS).into());
+            }
+        }
+    }
+}

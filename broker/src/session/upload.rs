@@ -1,0 +1,92 @@
+//! A slot table on its way into the store: checked as it streams, never held whole.
+
+use sealcast_proto::frame::{Reply, Request};
+use sealcast_proto::limits::SLOT_BYTES;
+use sealcast_proto::roster::Role;
+use sealcast_proto::slot::TableCheck;
+use sealcast_proto::{Hash, Offset, TopicId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{End, Stream, malformed};
+use crate::handle::Message;
+use crate::limits;
+use crate::lookup;
+use crate::registry::Counted;
+use crate::store::{LogError, TableId, Write, Writer};
+
+pub(super) async fn run(
+    stream: &mut Stream,
+    id: TopicId,
+    slot_count: u32,
+    slots_hash: Hash,
+) -> Result<(), End> {
+    let shared = stream.shared.clone();
+    let may =
+        |opened: &crate::handle::Opened| opened.standing.role.is_some_and(|role| role >= Role::Publisher);
+    let (topic, _) = shared.enter_if(stream.peer, &id, may).await?;
+    let Some(_place) = shared.registry.take(Counted::Uploads, stream.peer, limits::UPLOADS) else {
+        return Err(lookup::busy("this identity uploads as many tables as one may").into());
+    };
+    let begun = Instant::now();
+    let writer = shared.storage.commit.writer();
+    let table = shared.storage.reads.log().new_table();
+    let mut check = TableCheck::new(slot_count, slots_hash);
+    let result = receive(stream, &writer, table, slot_count, &mut check).await;
+    let result = match result {
+        Ok(()) => check.finish().map_err(|error| malformed(error.to_string())),
+        Err(end) => Err(end),
+    };
+    if let Err(end) = result {
+        let commit = shared.storage.commit.clone();
+        // What was staged is of no use; if this fails too, it goes when the log is opened.
+        tokio::spawn(async move { commit.write(vec![Write::DropTable { table }]).await });
+        return Err(end);
+    }
+    let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let identity = stream.peer;
+    topic.send(Message::Table { identity, slot_count, slots_hash, table, took_ms }).await?;
+    stream.reply(&Reply::Done(Offset(0))).await?;
+    Ok(())
+}
+
+/// Takes chunk after chunk. None of them is synced for its own sake: the header that names the table is, and with it all
+/// that was written before.
+async fn receive(
+    stream: &mut Stream,
+    writer: &Writer,
+    table: TableId,
+    slot_count: u32,
+    check: &mut TableCheck,
+) -> Result<(), End> {
+    let mut left = usize::try_from(slot_count).unwrap_or(usize::MAX).saturating_mul(SLOT_BYTES);
+    let mut last: Option<oneshot::Receiver<Result<(), LogError>>> = None;
+    while left > 0 {
+        let Request::Table(slots) = stream.owed().await? else {
+            return Err(malformed("only slots belong to an upload"));
+        };
+        let first = check.feed(&slots).map_err(|error| malformed(error.to_string()))?;
+        let Some(first_member) = first else { return Err(malformed("a frame without slots")) };
+        left = left.saturating_sub(slots.len());
+        last = Some(submit(stream, writer, Write::TableChunk { table, first_member, slots }).await?);
+    }
+    if let Some(last) = last {
+        // In order: when the last chunk is written, all are.
+        last.await.unwrap_or(Err(LogError::Closed))?;
+    }
+    Ok(())
+}
+
+async fn submit(
+    stream: &Stream,
+    writer: &Writer,
+    write: Write,
+) -> Result<oneshot::Receiver<Result<(), LogError>>, End> {
+    let budget = stream.shared.storage.commit.reserve(write.size()).await?;
+    let (done, result) = oneshot::channel();
+    writer.submit(budget, vec![write], false, move |result| {
+        // Only the last one is waited for.
+        let _ = done.send(result);
+    });
+    Ok(result)
+}

@@ -1,0 +1,166 @@
+//! What all sessions of a broker share: its topics, its store, its limits, and the way into a topic.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sealcast_proto::frame::{Code, Refusal};
+use sealcast_proto::object::Genesis;
+use sealcast_proto::{Offset, PublicKey, Signed, TopicId};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use crate::actor::Actor;
+use crate::handle::{Opened, Origin, Topic};
+use crate::limits::Limits;
+use crate::load::{self, LoadError};
+use crate::lookup;
+use crate::registry::Registry;
+use crate::storage::Storage;
+use crate::store::{Log, Write};
+use crate::tasks::Tasks;
+use crate::topic::SessionId;
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) storage: Storage,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) limits: Limits,
+    /// Who may create topics; empty: anyone.
+    owners: Vec<PublicKey>,
+    draining: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    /// Connections and streams.
+    pub(crate) tasks: Tasks,
+    /// Streams that owe their client an answer.
+    pub(crate) owing: Tasks,
+    next_session: AtomicU64,
+    /// One topic is created at a time: two creations of one topic are one.
+    creating: Mutex<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(storage: Storage, limits: Limits, owners: Vec<PublicKey>) -> Self {
+        Self {
+            storage,
+            registry: Arc::default(),
+            limits,
+            owners,
+            draining: watch::Sender::new(false),
+            stopping: watch::Sender::new(false),
+            tasks: Tasks::default(),
+            owing: Tasks::default(),
+            next_session: AtomicU64::new(1),
+            creating: Mutex::new(()),
+        }
+    }
+
+    /// Takes up every topic that the store holds. Returns how many.
+    pub(crate) async fn take_up(&self) -> Result<usize, LoadError> {
+        for (id, genesis) in self.storage.reads.run(|log| log.topics()).await? {
+            let signed: Signed<Genesis> = load::kept(&genesis)?;
+            let damaged = |error: sealcast_proto::object::ObjectError| LoadError::Damaged {
+                topic: id.short(),
+                why: error.to_string(),
+            };
+            let genesis = signed.verify_topic(&id).map_err(damaged)?;
+            self.begin(Origin { id, genesis, signed }).await?;
+        }
+        Ok(self.registry.len())
+    }
+
+    async fn begin(&self, origin: Origin) -> Result<(), LoadError> {
+        // First the writer, then the reading: see Commit::writer.
+        let writer = self.storage.commit.writer();
+        let born = origin.clone();
+        let load = move |log: &dyn Log| Ok(load::load(log, born.id, &born.genesis, Offset(0)));
+        let loaded = self.storage.reads.run(load).await??;
+        self.registry.insert(Actor::start(
+            self.storage.clone(),
+            origin,
+            loaded,
+            writer,
+            self.stopping.subscribe(),
+        ));
+        Ok(())
+    }
+
+    /// Registers a topic; again: no change.
+    pub(crate) async fn create(&self, peer: PublicKey, signed: Signed<Genesis>) -> Result<(), Refusal> {
+        let id = signed.topic_id();
+        let genesis =
+            signed.verify_topic(&id).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
+        if genesis.owner != peer || !(self.owners.is_empty() || self.owners.contains(&peer)) {
+            return Err(Refusal::new(Code::NotAllowed, "this broker lets only its owners create topics"));
+        }
+        let _one_at_a_time = self.creating.lock().await;
+        if self.registry.topic(&id).is_some() {
+            return Ok(());
+        }
+        if self.registry.owned(&peer) >= self.limits.topics_per_owner {
+            return Err(Refusal::new(Code::Busy, "this owner has as many topics as one may have"));
+        }
+        let write = Write::CreateTopic { topic: id, genesis: load::keep(&signed) };
+        self.storage.commit.write(vec![write]).await.map_err(|error| lookup::refusal(&error))?;
+        let begun = self.begin(Origin { id, genesis, signed }).await;
+        begun.map_err(|error| {
+            tracing::error!(topic = %id.short(), %error, "a new topic could not be taken up");
+            Refusal::new(Code::ReadOnly, "the topic was stored but not taken up")
+        })?;
+        tracing::info!(topic = %id.short(), owner = %peer.short(), "topic created");
+        Ok(())
+    }
+
+    /// The way into a topic: for members, and for those who once were. Everybody else is refused in the same words and
+    /// after the same time as where there is no such topic.
+    pub(crate) async fn enter(&self, peer: PublicKey, id: &TopicId) -> Result<(Arc<Topic>, Opened), Refusal> {
+        self.enter_if(peer, id, |_| true).await
+    }
+
+    /// As [`Shared::enter`], for those who are what `may` asks for.
+    pub(crate) async fn enter_if(
+        &self,
+        peer: PublicKey,
+        id: &TopicId,
+        may: impl FnOnce(&Opened) -> bool,
+    ) -> Result<(Arc<Topic>, Opened), Refusal> {
+        let begun = Instant::now();
+        if let Some(topic) = self.registry.topic(id)
+            && let Some(opened) = topic.open(peer).await?.filter(may)
+        {
+            return Ok((topic, opened));
+        }
+        tokio::time::sleep_until(begun + self.limits.refusal).await;
+        Err(not_allowed())
+    }
+
+    pub(crate) fn new_session(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits until the broker begins to go away.
+    pub(crate) async fn drained(&self) {
+        // It cannot be dropped while `self` lives.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Ends the topics' tasks: nothing is answered any more.
+    pub(crate) fn stop_topics(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+}
+
+pub(crate) fn not_allowed() -> Refusal {
+    Refusal::new(Code::NotAllowed, "no such topic, or not for this identity")
+}
+
+pub(crate) fn going_away(limits_ms: u64) -> Refusal {
+    Refusal { retry_after_ms: limits_ms, ..Refusal::new(Code::Draining, "the broker is going away") }
+}

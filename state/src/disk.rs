@@ -128,6 +128,8 @@ fn remove_if_there(path: &Path) -> Result<(), StateError> {
 /// A rename or a removal is on the disk once its directory is.
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
+        // The parent of a bare name is the directory we are in.
+        Some(dir) if cfg!(unix) && dir.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(dir) if cfg!(unix) => File::open(dir)?.sync_all(),
         _ => Ok(()),
     }

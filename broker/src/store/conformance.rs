@@ -162,8 +162,8 @@ fn budgets<B: Backend>(backend: &mut B) {
     assert_eq!(read(0, 199), [0]);
     assert_eq!(read(0, 200), [0, 1]);
     assert_eq!(read(7, 1000), [7, 8, 9]);
-    assert_eq!(read(10, 1000), []);
-    assert_eq!(read(u64::MAX, 1000), []);
+    assert_eq!(read(10, 1000), [0_u64; 0]);
+    assert_eq!(read(u64::MAX, 1000), [0_u64; 0]);
 }
 
 fn backwards<B: Backend>(backend: &mut B) {
@@ -172,8 +172,8 @@ fn backwards<B: Backend>(backend: &mut B) {
     assert_eq!(read(5, 2), [4, 3]);
     assert_eq!(read(u64::MAX, 9), [4, 3, 2, 1, 0]);
     assert_eq!(read(1, 9), [0]);
-    assert_eq!(read(0, 9), []);
-    assert_eq!(read(5, 0), []);
+    assert_eq!(read(0, 9), [0_u64; 0]);
+    assert_eq!(read(5, 0), [0_u64; 0]);
 }
 
 fn sparse<B: Backend>(backend: &mut B) {
@@ -324,7 +324,7 @@ fn rosters<B: Backend>(backend: &mut B) {
     assert_eq!(seqs(&log, 0, 0), [1], "at least one");
     assert_eq!(seqs(&log, 4, 2999), [4, 5]);
     assert_eq!(seqs(&log, 7, 3000), [7, 8, 9]);
-    assert_eq!(seqs(&log, 10, 3000), []);
+    assert_eq!(seqs(&log, 10, 3000), [0_u64; 0]);
     let before =
         |log: &B::Log, offset| log.roster_before(&topic(0), Offset(offset)).unwrap().map(|seq| seq.0);
     assert_eq!([before(&log, 0), before(&log, 10)], [None, None]);
@@ -356,7 +356,7 @@ fn epochs<B: Backend>(backend: &mut B) {
     };
     assert_eq!(back(u64::MAX, 9), [3000, 2000, 1000]);
     assert_eq!([back(2000, 1), back(2999, 1)], [[2000], [2000]]);
-    assert_eq!(back(999, 9), []);
+    assert_eq!(back(999, 9), [0_u64; 0]);
     let found = log.epoch(&topic(0), &who, Epoch(2000)).unwrap().unwrap();
     assert_eq!((found.offset, found.header, found.table), (Offset(10), record(0xee, 300), None));
     assert_eq!(log.epoch(&topic(0), &who, Epoch(2001)).unwrap(), None);

@@ -1,9 +1,10 @@
 //! The task that runs an inbox: it moves frames in and items out, saves, connects again, and decides nothing.
 
+mod saving;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,16 +13,18 @@ use sealcast_link::{Link, LinkError, RequestError};
 use sealcast_proto::frame::{EpochDelivery, Reply};
 use sealcast_proto::{Identity, Offset};
 use sealcast_state::{PrekeyStore, RoleState, StateError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use self::saving::joined;
 use crate::clock::now_ms;
 use crate::error::SubscribeError;
 use crate::event::{Event, Item};
 use crate::inbox::{Counters, Effects, Inbox, Input, Need, PublisherHead};
 use crate::prekeys::{self, Maintained};
 use crate::stream::{self, Stream};
+use crate::taken::Taken;
 
 /// What was taken is saved at most this much later: what a crash repeats.
 const SAVE_EVERY: Duration = Duration::from_millis(200);
@@ -46,33 +49,6 @@ pub(crate) enum Command {
 
 /// The position that was saved.
 pub(crate) type Saved = Result<Offset, SubscribeError>;
-
-/// How the application tells what it took, without a message an item.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    count: AtomicU64,
-    /// The driver wants to know when `count` gets here.
-    wake_at: AtomicU64,
-    wake: Notify,
-}
-
-impl Taken {
-    pub(crate) fn new() -> Self {
-        Self { count: AtomicU64::new(0), wake_at: AtomicU64::new(u64::MAX), wake: Notify::new() }
-    }
-
-    /// The application took `count` items in all.
-    pub(crate) fn set(&self, count: u64) {
-        if self.count.swap(count, Ordering::SeqCst) != count && count >= self.wake_at.load(Ordering::SeqCst) {
-            self.wake_at.store(u64::MAX, Ordering::SeqCst);
-            self.wake.notify_one();
-        }
-    }
-
-    fn get(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
-    }
-}
 
 /// Everything a driver needs.
 pub(crate) struct Driver {
@@ -104,6 +80,8 @@ struct Tasks {
     save: Option<JoinHandle<Result<(), StateError>>>,
     /// Who waits for the save under way, and for the next one.
     saving: Vec<oneshot::Sender<Saved>>,
+    /// The position being saved.
+    position: Offset,
     waiting: Vec<oneshot::Sender<Saved>>,
     save_at: Option<Instant>,
     paused: bool,
@@ -111,6 +89,7 @@ struct Tasks {
     fetch_failures: u32,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is moved once and kept nowhere")]
 enum Woken {
     Command(Option<Command>),
     Taken,
@@ -183,12 +162,7 @@ impl Driver {
 
     /// Takes note of what was taken, and of whether there is room for more.
     fn settle(&mut self, tasks: &mut Tasks) {
-        // First the wish to be woken, then the look: what is taken in between is not missed.
-        let clean = tasks.save_at.is_none();
-        let wake_at = if tasks.paused { self.inbox.ledger().halfway() } else { self.taken.get().saturating_add(1) };
-        self.taken.wake_at.store(if clean || tasks.paused { wake_at } else { u64::MAX }, Ordering::SeqCst);
-        let taken = self.taken.get();
-        self.inbox.ledger().settle(taken);
+        self.watch(tasks);
         let (records, bytes) = self.inbox.ledger().pending();
         let full = match tasks.paused {
             false => records >= MAX_PENDING || bytes >= MAX_PENDING_BYTES,
@@ -198,13 +172,23 @@ impl Driver {
         if pause != tasks.paused {
             tasks.paused = pause;
             self.put(if pause { Input::Paused } else { Input::Resumed }, tasks);
-            if full {
-                self.taken.wake_at.store(self.inbox.ledger().halfway(), Ordering::SeqCst);
-                let taken = self.taken.get();
-                self.inbox.ledger().settle(taken);
-            }
+            self.watch(tasks);
         }
-        if clean && self.inbox.ledger().is_dirty() {
+    }
+
+    /// Asks to be woken when the application took enough to matter, and looks at what it took until now.
+    fn watch(&mut self, tasks: &mut Tasks) {
+        let next = match (tasks.save_at, tasks.paused) {
+            // The next item taken is to be saved soon.
+            (None, _) => self.taken.get().saturating_add(1),
+            // It will be; but there may be room.
+            (Some(_), true) => self.inbox.ledger().halfway(),
+            (Some(_), false) => u64::MAX,
+        };
+        self.taken.wake_when(next);
+        let taken = self.taken.get();
+        self.inbox.ledger().settle(taken);
+        if tasks.save_at.is_none() && self.inbox.ledger().is_dirty() {
             tasks.save_at = Some(Instant::now() + SAVE_EVERY);
         }
     }
@@ -215,7 +199,7 @@ impl Driver {
         tokio::select! {
             biased;
             command = self.commands.recv() => Woken::Command(command),
-            () = self.taken.wake.notified() => Woken::Taken,
+            () = self.taken.woken() => Woken::Taken,
             saved = joined(&mut tasks.save) => Woken::Saved(saved),
             () = until(tasks.save_at), if tasks.save.is_none() => Woken::SaveDue,
             answer = ready(&mut tasks.need), if live => Woken::Answer(answer),
@@ -271,7 +255,10 @@ impl Driver {
             }
             Ok(None) => {
                 tracing::debug!("the broker ended the stream");
-                self.lost(tasks);
+                self.put(Input::Finished, tasks);
+                if self.items.is_some() {
+                    self.lost(tasks);
+                }
             }
             // A link that breaks may mend; a broker that speaks nonsense will not for ever be asked again.
             Err(error @ (LinkError::Frame(_) | LinkError::Protocol(_))) => {
@@ -371,57 +358,10 @@ impl Driver {
         }
     }
 
-    fn start_save(&mut self, tasks: &mut Tasks) {
-        tasks.save_at = None;
-        tasks.saving.append(&mut tasks.waiting);
-        if !self.inbox.ledger().take_dirty() {
-            return self.answer_saved(&Ok(()), tasks);
-        }
-        let (bytes, state) = (self.inbox.ledger().cursor().encode(), Arc::clone(&self.state));
-        tasks.save = Some(tokio::task::spawn_blocking(move || state.save(&bytes)));
-    }
-
-    fn on_saved(&mut self, result: Result<(), StateError>, tasks: &mut Tasks) {
-        let result = result.map_err(SubscribeError::from);
-        if let Err(SubscribeError::State(error)) = &result {
-            self.inbox.ledger().set_dirty();
-            if tasks.saving.is_empty() {
-                // Nobody waits for this one, so it is an item: a reader that cannot save must not go on for days.
-                self.fail(error, tasks);
-            }
-        }
-        self.answer_saved(&result, tasks);
-    }
-
-    fn answer_saved(&mut self, result: &Result<(), SubscribeError>, tasks: &mut Tasks) {
-        let position = self.inbox.ledger().cursor().next_offset.unwrap_or_default();
-        for reply in tasks.saving.drain(..) {
-            // Who asked may be gone.
-            let _ = reply.send(result.clone().map(|()| position));
-        }
-    }
-
     fn fail(&mut self, error: &StateError, tasks: &mut Tasks) {
         let mut effects = Effects::default();
         self.inbox.fail(Event::State { what: error.to_string(), hint: error.hint() }, &mut effects);
         self.carry_out(effects, tasks);
-    }
-
-    async fn last_save(&mut self, tasks: &mut Tasks) {
-        let taken = self.taken.get();
-        self.inbox.ledger().settle(taken);
-        if tasks.save.is_some() {
-            let result = joined(&mut tasks.save).await;
-            self.on_saved(result, tasks);
-        }
-        self.start_save(tasks);
-        if tasks.save.is_some() {
-            let result = joined(&mut tasks.save).await.map_err(SubscribeError::from);
-            if let Err(error) = &result {
-                tracing::warn!(%error, "the subscription's last position was not saved");
-            }
-            self.answer_saved(&result, tasks);
-        }
     }
 }
 
@@ -438,18 +378,6 @@ async fn ready<T>(work: &mut Option<Work<T>>) -> T {
     match work {
         Some(work) => work.await,
         None => std::future::pending().await,
-    }
-}
-
-/// The save under way is over.
-async fn joined(save: &mut Option<JoinHandle<Result<(), StateError>>>) -> Result<(), StateError> {
-    let Some(handle) = save else { return std::future::pending().await };
-    let result = handle.await;
-    *save = None;
-    match result {
-        Ok(result) => result,
-        // The runtime is going down, or the save panicked: either way nobody can be told.
-        Err(_) => std::future::pending().await,
     }
 }
 

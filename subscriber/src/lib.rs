@@ -13,7 +13,10 @@
 //!
 //! Architecture Invariant: the driver decides nothing and the inbox touches nothing. No file of this crate but
 //! `driver.rs`, `stream.rs`, `prekeys.rs` and `subscriber.rs` knows of tokio, a clock or a disk.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 mod clock;
 mod cursor;
@@ -26,6 +29,7 @@ mod prekeys;
 mod stream;
 mod subscriber;
 mod subscription;
+mod taken;
 mod wire;
 
 pub use error::SubscribeError;

@@ -12,12 +12,13 @@ use tokio::time::timeout;
 
 use crate::clock::now_ms;
 use crate::cursor::Cursor;
-use crate::driver::{Driver, Taken};
+use crate::driver::Driver;
 use crate::error::SubscribeError;
 use crate::inbox::{Effects, Inbox, Input};
 use crate::prekeys;
 use crate::stream::{self, PATIENCE};
 use crate::subscription::Subscription;
+use crate::taken::Taken;
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,7 +111,8 @@ impl Subscriber {
         let broken = |error: sealcast_link::LinkError| SubscribeError::Broker(error.to_string());
         let mut stream = stream::open(connection, inbox.subscribe()).await.map_err(broken)?;
         let first = timeout(PATIENCE, stream.reader.reply()).await;
-        let first = first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
+        let first =
+            first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
         let mut effects = Effects::default();
         match first {
             Some(start @ Reply::Start(_)) => inbox.handle(Input::Reply(start), now_ms(), &mut effects),

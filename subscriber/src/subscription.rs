@@ -9,10 +9,11 @@ use futures_core::Stream;
 use sealcast_proto::{Offset, TopicId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::driver::{Command, Saved, Taken};
+use crate::driver::{Command, Saved};
 use crate::error::SubscribeError;
 use crate::event::Item;
 use crate::inbox::{Counters, PublisherHead};
+use crate::taken::Taken;
 
 /// The longest tag, bytes: a file's length and name, a database's row.
 pub const MAX_TAG: usize = 1024;
@@ -40,7 +41,10 @@ pub struct Subscription {
 
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscription").field("topic", &self.topic).field("returned", &self.returned).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("topic", &self.topic)
+            .field("returned", &self.returned)
+            .finish_non_exhaustive()
     }
 }
 

@@ -141,6 +141,7 @@ impl Inbox {
             items.after.extend(publisher.tell_locked());
         }
         self.counters.repeated += repeated;
+        self.progress_ms = now_ms;
         self.alive_at_batch(&held.publisher, held.batch.batch().time_ms, now_ms);
         self.hand_out(Some(hash), items, self.change_of(&held.publisher), fx);
     }

@@ -50,6 +50,7 @@ impl Inbox {
             Standing::Same => self.late_slot(&key, &context.epoch),
             Standing::New => match self.accept(header, &context.epoch, Place::Before) {
                 Ok(said) => {
+                    self.progress_ms = now_ms;
                     self.alive_at_header(&key, now_ms);
                     events = said;
                 }
@@ -66,13 +67,13 @@ impl Inbox {
                 }
             },
         }
-        let earliest = (!known && self.first_gap() == GapReason::Retention).then_some(GapReason::Retention);
+        let missed_why = self.context_gap;
         let Some(publisher) = self.publishers.get_mut(&key) else { return };
         match (shown, known) {
-            (Some(shown), false) => events.extend(begin_after(publisher, shown, earliest)),
+            (Some(shown), false) => events.extend(begin_after(publisher, shown, missed_why)),
             (None, false) => {
-                // What was there before the start is not what we asked for; from earliest it is.
-                if let Some(why) = earliest.filter(|_| !publisher.header.prev_header_hash.is_zero()) {
+                // What we did not ask for is not missing.
+                if let Some(why) = missed_why.filter(|_| !publisher.header.prev_header_hash.is_zero()) {
                     publisher.expect_gap(why);
                 }
             }
@@ -84,13 +85,15 @@ impl Inbox {
                                 vec![publisher.header_evidence(), publisher.batch_evidence(), shown.evidence];
                             return self.terminal(Event::Fork { publisher: Some(key), proof }, fx);
                         }
+                        publisher.track.last_hash = Some(shown.hash);
+                        not_missed(publisher);
                     }
                     Some(std::cmp::Ordering::Greater) => events.extend(missed(publisher, shown)),
                     _ => return self.behind(&key, "fewer batches", fx),
                 }
             }
             (None, true) if publisher.track.next_batch_no.0 > 0 => return self.behind(&key, "no batch", fx),
-            (None, true) => {}
+            (None, true) => not_missed(publisher),
         }
         let items = RecordItems { before: events, ..RecordItems::default() };
         self.hand_out(Some(header_hash), items, self.change_of(&key), fx);
@@ -108,10 +111,16 @@ impl Inbox {
     /// Records up to `to` are gone, says the broker. Whose, the next record of each publisher tells.
     pub(super) fn on_hole(&mut self, to: Offset, why: HoleReason) {
         self.begun();
-        self.suspect_all(match why {
+        if to <= self.stream_start {
+            // The contexts of the start showed where every publisher stands after it.
+            return;
+        }
+        let why = match why {
             HoleReason::Retention => GapReason::Retention,
             HoleReason::Corruption => GapReason::Corruption,
-        });
+        };
+        self.suspect_all(why);
+        self.context_gap = Some(why);
         if let Some(last) = to.0.checked_sub(1) {
             self.passed(Offset(last));
         }
@@ -129,8 +138,8 @@ impl Inbox {
 }
 
 /// A publisher that was unknown: what comes next follows the batch shown.
-fn begin_after(publisher: &mut Publisher, shown: Shown, earliest: Option<GapReason>) -> Option<Event> {
-    let from_start = earliest.map(|why| Event::Gap {
+fn begin_after(publisher: &mut Publisher, shown: Shown, missed_why: Option<GapReason>) -> Option<Event> {
+    let from_start = missed_why.map(|why| Event::Gap {
         publisher: publisher.header.publisher,
         from: Seq(0),
         to: Some(shown.body.end_seq()),
@@ -150,6 +159,13 @@ fn missed(publisher: &mut Publisher, shown: Shown) -> Vec<Event> {
     }
     stand_after(publisher, shown);
     events
+}
+
+/// A publisher whose records did not go on.
+fn not_missed(publisher: &mut Publisher) {
+    if !publisher.track.gap_due {
+        publisher.track.suspect = None;
+    }
 }
 
 fn stand_after(publisher: &mut Publisher, shown: Shown) {

@@ -73,6 +73,7 @@ impl Inbox {
                 let hash = delivery.header.hash();
                 match self.accept(header, delivery, Place::Log) {
                     Ok(events) => {
+                        self.progress_ms = now_ms;
                         self.alive_at_header(&key, now_ms);
                         let items = RecordItems { before: events, ..RecordItems::default() };
                         self.hand_out(Some(hash), items, self.change_of(&key), fx);
@@ -198,7 +199,10 @@ impl Inbox {
     fn add(&mut self, key: PublicKey, mut publisher: Publisher, place: Place) {
         if place == Place::Log && !publisher.header.prev_header_hash.is_zero() {
             // It published before, and the broker did not say so.
-            publisher.expect_gap(self.first_gap());
+            publisher.expect_gap(match self.from {
+                sealcast_proto::frame::From::Earliest => GapReason::Retention,
+                _ => GapReason::Missing,
+            });
         }
         if self.publishers.len() >= MAX_PUBLISHERS
             && let Some(chain) = &self.chain
@@ -209,14 +213,6 @@ impl Inbox {
                 .push(Default::default(), Change { publishers: vec![(gone, None)], ..Change::default() });
         }
         self.publishers.insert(key, publisher);
-    }
-
-    /// Why something is missing before the first record of a publisher.
-    pub(super) fn first_gap(&self) -> GapReason {
-        match self.from {
-            sealcast_proto::frame::From::Earliest => GapReason::Retention,
-            _ => GapReason::Missing,
-        }
     }
 
     /// The rules of the roster, by the entries before it in the stream.

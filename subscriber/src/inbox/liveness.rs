@@ -6,7 +6,7 @@ use sealcast_proto::roster::RosterMatch;
 use sealcast_proto::{BatchNo, Offset, PublicKey, Signed};
 
 use super::publisher::{Ahead, Publisher};
-use super::{Effects, Inbox, Phase};
+use super::{Effects, Inbox, Phase, Removal};
 use crate::event::{Event, GapReason};
 
 /// Beacon intervals of silence after which something is said.
@@ -23,17 +23,12 @@ impl Inbox {
         (self.patience_ms() / (2 * PATIENCE)).clamp(50, 1000)
     }
 
-    pub(super) fn quiet_until_now(&mut self, now_ms: u64) {
-        self.heard_ms = now_ms;
-        self.publishers.values_mut().for_each(|publisher| publisher.life.heard_ms = now_ms);
-    }
-
     /// While nothing was read, nobody was silent.
     pub(super) fn on_resumed(&mut self, now_ms: u64) {
         let Some(since) = self.paused_ms.take() else { return };
         let pause = now_ms.saturating_sub(since);
         let later = |time: &mut u64| *time = time.saturating_add(pause);
-        later(&mut self.heard_ms);
+        later(&mut self.progress_ms);
         for publisher in self.publishers.values_mut() {
             later(&mut publisher.life.heard_ms);
             if let Some(ahead) = &mut publisher.life.ahead {
@@ -119,22 +114,27 @@ impl Inbox {
         }
     }
 
-    pub(super) fn on_head_reached(
-        &mut self,
-        next_offset: Offset,
-        end_of_stream: bool,
-        now_ms: u64,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn on_head_reached(&mut self, next_offset: Offset, end_of_stream: bool, fx: &mut Effects) {
+        if self.phase != Phase::AtHead {
+            // Up to here everybody's records counted. A stream that brings nothing new buys nobody time.
+            for publisher in self.publishers.values_mut() {
+                publisher.life.heard_ms = publisher.life.heard_ms.max(self.progress_ms);
+            }
+        }
         self.phase = Phase::AtHead;
         self.faults = 0;
+        self.context_gap = None;
+        let officer = |key: &PublicKey| self.chain.as_ref().is_some_and(|chain| chain.may_publish(key));
+        if self.removed != Removal::No && !officer(&self.keyring.me) {
+            return self.terminal(Event::Removed, fx);
+        }
+        self.removed = Removal::No;
         if next_offset > self.next_offset.unwrap_or_default() {
             self.next_offset = Some(next_offset);
             self.marks.next_offset = self.marks.next_offset.max(next_offset);
             self.ledger.set_marks(self.marks);
         }
         self.progress();
-        self.quiet_until_now(now_ms);
         for key in self.publishers.keys().copied().collect::<Vec<_>>() {
             let Some(publisher) = self.publishers.get_mut(&key) else { continue };
             let ended = publisher.track.ended;
@@ -171,9 +171,9 @@ impl Inbox {
                 continue;
             }
             // While catching up, no record at all; at the head, none of this publisher's.
-            let heard_ms = if at_head { publisher.life.heard_ms } else { self.heard_ms };
-            let silent = now_ms >= heard_ms.saturating_add(patience);
-            if !silent || publisher.life.stalled || publisher.track.ended || heard_ms == 0 {
+            let others = if at_head { 0 } else { self.progress_ms };
+            let silent = now_ms >= publisher.life.heard_ms.max(others).saturating_add(patience);
+            if !silent || publisher.life.stalled || publisher.track.ended {
                 continue;
             }
             publisher.life.stalled = true;

@@ -15,6 +15,7 @@ mod context;
 mod epoch;
 mod header;
 mod liveness;
+mod out;
 mod publisher;
 mod roster;
 #[cfg(test)]
@@ -31,13 +32,14 @@ use sealcast_proto::object::{Genesis, Object, RosterEntry, RosterHead};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::record::VerifiedBatch;
 use sealcast_proto::roster::RosterChain;
-use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, Signed, SlotSource, TopicId};
+use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
 
 pub(crate) use self::epoch::MAX_FETCHED;
 use self::epoch::{Keyring, Keys};
+use self::out::RecordItems;
 use self::publisher::Publisher;
 use crate::cursor::{Cursor, Marks, Partial};
-use crate::event::{Event, GapReason, Item, Received};
+use crate::event::{Event, GapReason, Item};
 use crate::ledger::{Change, Layout, Ledger};
 
 /// Publishers followed at once, a count: all that may publish, and as many that no longer do.
@@ -46,11 +48,14 @@ const MAX_PUBLISHERS: usize = 2 * MAX_ROLES;
 const MAX_FAULTS: u32 = 5;
 
 /// What comes in.
+#[expect(clippy::large_enum_variant, reason = "an input is moved once and kept nowhere")]
 pub(crate) enum Input {
     /// A frame of the delivery stream.
     Reply(Reply),
     /// What came from the broker is no frame.
     Garbage(String),
+    /// The broker finished the delivery stream; nothing is lost.
+    Finished,
     /// The delivery stream is gone; another will begin with `Start`.
     Lost,
     /// The answer to [`Need::Epochs`]; empty where there was none.
@@ -131,6 +136,16 @@ enum Phase {
     AtHead,
 }
 
+/// Whether an entry removed us that was not the newest one when the stream began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    No,
+    /// It was the last thing that came.
+    JustNow,
+    /// And something came after it.
+    Earlier,
+}
+
 /// A batch that waits for its epoch to be opened.
 struct Held {
     offset: Offset,
@@ -163,6 +178,13 @@ pub(crate) struct Inbox {
     /// The record that goes in next.
     next_offset: Option<Offset>,
     start_offset: Offset,
+    /// Where the present stream began, and the roster's head then.
+    stream_start: Offset,
+    stream_roster: RosterSeq,
+    /// Why we did not get what a context shows of a publisher that we do not know; `None`: we did not ask for it.
+    context_gap: Option<GapReason>,
+    /// An entry of long ago removed us. We are a member again, or nothing follows.
+    removed: Removal,
     /// The stream began before where it was asked to: records come again.
     rewound: bool,
     partial: Option<Partial>,
@@ -172,7 +194,8 @@ pub(crate) struct Inbox {
     foreign_prekey: Option<u32>,
     counters: Counters,
     faults: u32,
-    heard_ms: u64,
+    /// When something new was accepted last.
+    progress_ms: u64,
     paused_ms: Option<u64>,
     ended: bool,
 }
@@ -208,6 +231,10 @@ impl Inbox {
             roster_stale: false,
             next_offset: cursor.next_offset,
             start_offset: cursor.next_offset.unwrap_or_default(),
+            stream_start: Offset::default(),
+            stream_roster: RosterSeq::default(),
+            context_gap: None,
+            removed: Removal::No,
             rewound: false,
             partial: cursor.partial,
             held: None,
@@ -215,7 +242,7 @@ impl Inbox {
             foreign_prekey: None,
             counters: Counters::default(),
             faults: 0,
-            heard_ms: 0,
+            progress_ms: 0,
             paused_ms: None,
             ended: false,
             ledger,
@@ -231,7 +258,8 @@ impl Inbox {
         match input {
             Input::Reply(reply) => self.on_reply(reply, now_ms, fx),
             Input::Garbage(what) => self.fault(what, fx),
-            Input::Lost => self.on_lost(),
+            Input::Finished if self.removed == Removal::JustNow => self.terminal(Event::Removed, fx),
+            Input::Finished | Input::Lost => self.on_lost(),
             Input::Epochs(epochs) => self.on_epochs(&epochs, now_ms, fx),
             Input::Prekeys(prekeys) => {
                 self.keyring.prekeys = prekeys;
@@ -303,13 +331,15 @@ impl Inbox {
     }
 
     fn on_reply(&mut self, reply: Reply, now_ms: u64, fx: &mut Effects) {
-        self.heard_ms = now_ms;
         if self.phase == Phase::Offline && !matches!(reply, Reply::Start(_) | Reply::Refused(_)) {
             return self.fault("it delivers before it says where it starts".into(), fx);
         }
+        if self.removed == Removal::JustNow {
+            self.removed = Removal::Earlier;
+        }
         match reply {
             Reply::Start(start) => self.on_start(&start, now_ms, fx),
-            Reply::Roster(delivery) => self.on_roster(&delivery, fx),
+            Reply::Roster(delivery) => self.on_roster(&delivery, now_ms, fx),
             Reply::Head(head) => self.on_head(head),
             Reply::Context(context) => {
                 self.begun();
@@ -317,17 +347,19 @@ impl Inbox {
             }
             Reply::Epoch(delivery) => {
                 self.begun();
+                self.context_gap = None;
                 self.on_epoch(&delivery, now_ms, fx);
             }
             Reply::Record(offset, bytes) => {
                 self.begun();
+                self.context_gap = None;
                 self.on_record(offset, bytes, now_ms, fx);
             }
             Reply::Beacon(publisher, beacon) => self.on_beacon(&publisher, &beacon, now_ms, fx),
             Reply::Hole(_, to, why) => self.on_hole(to, why),
             Reply::AtHead { next_offset, end_of_stream } => {
                 self.begun();
-                self.on_head_reached(next_offset, end_of_stream, now_ms, fx);
+                self.on_head_reached(next_offset, end_of_stream, fx);
             }
             Reply::Prekey(prekey) => {
                 if let Ok(prekey) = prekey.verify(&self.keyring.me) {
@@ -366,15 +398,23 @@ impl Inbox {
         }
         self.genesis = Some(genesis);
         self.rewound = self.next_offset.is_some_and(|asked| start.start_offset < asked);
+        self.context_gap = None;
         if self.next_offset.is_some_and(|asked| start.start_offset > asked) {
             self.suspect_all(GapReason::Retention);
+            self.context_gap = Some(GapReason::Retention);
         }
+        self.stream_start = start.start_offset;
+        self.stream_roster = start.roster_seq;
         if self.next_offset.is_none() {
+            self.context_gap = (self.from == frame::From::Earliest).then_some(GapReason::Retention);
             self.next_offset = Some(start.start_offset);
             self.start_offset = start.start_offset;
         }
         self.phase = Phase::Beginning;
-        self.quiet_until_now(now_ms);
+        if self.progress_ms == 0 {
+            // Silence counts from here on.
+            self.progress_ms = now_ms;
+        }
     }
 
     /// The entries before the start are in: from here on the roster is the one to judge by.
@@ -418,67 +458,6 @@ impl Inbox {
         self.ledger.set_marks(self.marks);
     }
 
-    /// What is saved once `key`'s last record was taken.
-    fn change_of(&self, key: &PublicKey) -> Change {
-        let saved = self.publishers.get(key).map(Publisher::saved);
-        Change { publishers: vec![(*key, saved)], next_offset: self.next_offset, ..Change::default() }
-    }
-
-    /// Nothing to hand out, but the position moved.
-    fn progress(&mut self) {
-        self.ledger.push(Layout::default(), Change { next_offset: self.next_offset, ..Change::default() });
-    }
-
-    /// Hands out a record's items, without those that were taken before a restart.
-    fn hand_out(&mut self, record: Option<Hash>, items: RecordItems, change: Change, fx: &mut Effects) {
-        let RecordItems { mut before, mut messages, mut after } = items;
-        let mut skipped = 0;
-        if let Some(partial) = self.partial.take_if(|partial| record == Some(partial.record)) {
-            let events = usize::try_from(partial.events).unwrap_or(usize::MAX);
-            let from_before = events.min(before.len());
-            let from_after = (events - from_before).min(after.len());
-            before.drain(..from_before);
-            after.drain(..from_after);
-            skipped = partial.events;
-            if let Some(upto) = partial.upto {
-                messages.retain(|message| message.seq >= upto);
-            }
-        }
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let layout = Layout {
-            record,
-            events_skipped: skipped,
-            events_before: count(before.len()),
-            first_seq: messages.first().map(|message| message.seq),
-            messages: count(messages.len()),
-            events_after: count(after.len()),
-            bytes: messages.iter().map(weight).sum(),
-        };
-        self.ledger.push(layout, change);
-        fx.items.extend(before.into_iter().map(Err));
-        fx.items.extend(messages.into_iter().map(Ok));
-        fx.items.extend(after.into_iter().map(Err));
-    }
-
-    /// Hands out one event about `key`, whose state it changed.
-    fn tell(&mut self, key: &PublicKey, event: Event, fx: &mut Effects) {
-        let items = RecordItems { before: vec![event], ..RecordItems::default() };
-        self.hand_out(None, items, self.change_of(key), fx);
-    }
-
-    /// Hands out an event about no publisher.
-    fn tell_all(&mut self, event: Event, fx: &mut Effects) {
-        let items = RecordItems { before: vec![event], ..RecordItems::default() };
-        self.hand_out(None, items, Change::default(), fx);
-    }
-
-    /// The last item.
-    fn terminal(&mut self, event: Event, fx: &mut Effects) {
-        self.tell_all(event, fx);
-        self.ended = true;
-        fx.end = true;
-    }
-
     /// The broker does what it must not, and another stream may be better.
     fn fault(&mut self, what: String, fx: &mut Effects) {
         self.faults += 1;
@@ -516,21 +495,6 @@ impl Inbox {
             self.terminal(event, fx);
         }
     }
-}
-
-/// What one record hands out.
-#[derive(Default)]
-struct RecordItems {
-    before: Vec<Event>,
-    messages: Vec<Received>,
-    after: Vec<Event>,
-}
-
-/// A message's weight in memory, bytes.
-fn weight(received: &Received) -> usize {
-    let message = &received.message;
-    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 96).sum();
-    message.payload.len() + message.content_type.len() + headers + size_of::<Item>()
 }
 
 /// A copy that keeps no frame's buffer alive.

@@ -10,7 +10,7 @@ use sealcast_proto::record::Record;
 use sealcast_proto::roster::{RosterChain, RosterError, removes};
 use sealcast_proto::{RosterSeq, Signed};
 
-use super::{Effects, Inbox, Phase, detached};
+use super::{Effects, Inbox, Phase, Removal, detached};
 use crate::event::Event;
 use crate::ledger::{Change, Layout};
 
@@ -18,7 +18,7 @@ use crate::ledger::{Change, Layout};
 const KEPT_ENTRIES: usize = 64;
 
 impl Inbox {
-    pub(super) fn on_roster(&mut self, delivery: &RosterDelivery, fx: &mut Effects) {
+    pub(super) fn on_roster(&mut self, delivery: &RosterDelivery, now_ms: u64, fx: &mut Effects) {
         let Some(mut chain) = self.chain.clone() else { return };
         let result = match self.begin_chain(&chain, delivery) {
             Some(begun) => begun.map(|(begun, entry)| {
@@ -34,6 +34,7 @@ impl Inbox {
             Ok(entry) => {
                 self.chain = Some(chain);
                 self.chain_is_new = false;
+                self.progress_ms = now_ms;
                 self.followed(delivery, &entry, fx);
             }
             // It was delivered again.
@@ -91,7 +92,9 @@ impl Inbox {
         }
         let removed = delivery.ops.as_ref().map(|ops| removes(entry, ops, &self.keyring.me));
         match removed {
-            Some(Ok(true)) => self.terminal(Event::Removed, fx),
+            Some(Ok(true)) if entry.seq > self.stream_roster => self.terminal(Event::Removed, fx),
+            // From the past: an officer, who gets all operations, may have been added again since.
+            Some(Ok(true)) => self.removed = Removal::JustNow,
             // Operations that are not the entry's say nothing; the entry itself holds.
             Some(Err(_)) => self.counters.invalid += 1,
             Some(Ok(false)) | None => {}

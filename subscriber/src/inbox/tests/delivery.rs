@@ -16,11 +16,10 @@ fn messages_come_in_order_with_their_numbers() {
     client.connect(&world);
     let items = client.take();
     let messages: Vec<_> = items.iter().map(|item| item.as_ref().unwrap()).collect();
-    assert_eq!(messages.iter().map(|m| (text(m), m.seq.0)).collect::<Vec<_>>(), [
-        ("a".into(), 0),
-        ("b".into(), 1),
-        ("c".into(), 2)
-    ]);
+    assert_eq!(
+        messages.iter().map(|m| (text(m), m.seq.0)).collect::<Vec<_>>(),
+        [("a".into(), 0), ("b".into(), 1), ("c".into(), 2)]
+    );
     assert!(messages.iter().all(|m| m.publisher == key(OWNER) && m.topic == world.topic));
 }
 

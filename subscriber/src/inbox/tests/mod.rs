@@ -5,3 +5,15 @@ mod world;
 
 /// Messages in order, starts, several publishers.
 mod delivery;
+/// What is missing, repeated or contradictory.
+mod gaps;
+/// Signs of life and their absence.
+mod liveness;
+/// Own prekeys: stale, foreign, erased.
+mod prekeys;
+/// Restarts at every point.
+mod resume;
+/// Members come and go; the roster forks or is rolled back.
+mod roster;
+/// Each check, against one who breaks it.
+mod tamper;

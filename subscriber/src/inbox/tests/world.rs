@@ -76,7 +76,8 @@ impl World {
             members: BTreeMap::from([(key(OWNER), MemberIndex(0))]),
             rng: StdRng::seed_from_u64(1),
         };
-        let ops: Vec<Op> = readers.iter().map(|n| Op::Add { identity: key(*n), role: Role::Reader }).collect();
+        let ops: Vec<Op> =
+            readers.iter().map(|n| Op::Add { identity: key(*n), role: Role::Reader }).collect();
         if !ops.is_empty() {
             world.change(&ops);
         }
@@ -146,7 +147,11 @@ impl World {
 
     fn epoch_delivery(&self, at: usize, me: &PublicKey) -> Option<EpochDelivery> {
         let Stored::Epoch { header, table } = &self.log[at] else { return None };
-        Some(EpochDelivery { offset: Offset(at as u64), header: header.clone(), slot: self.slot_of(table, me) })
+        Some(EpochDelivery {
+            offset: Offset(at as u64),
+            header: header.clone(),
+            slot: self.slot_of(table, me),
+        })
     }
 
     /// What a broker sends to `me`.
@@ -216,7 +221,12 @@ impl World {
         }
     }
 
-    pub(super) fn fetch_epochs(&self, publisher: &PublicKey, epoch: Epoch, me: &PublicKey) -> Vec<EpochDelivery> {
+    pub(super) fn fetch_epochs(
+        &self,
+        publisher: &PublicKey,
+        epoch: Epoch,
+        me: &PublicKey,
+    ) -> Vec<EpochDelivery> {
         let deliveries = (0..self.log.len()).filter_map(|at| self.epoch_delivery(at, me));
         let wanted = deliveries.filter(|delivery| {
             let header = delivery.header.peek().unwrap();
@@ -274,7 +284,13 @@ impl Pen {
     }
 
     /// A fresh epoch for all members but these, as planned.
-    pub(super) fn begin_as(&mut self, world: &mut World, plan: &EpochPlan, close: Option<PrevClose>, without: &[u8]) {
+    pub(super) fn begin_as(
+        &mut self,
+        world: &mut World,
+        plan: &EpochPlan,
+        close: Option<PrevClose>,
+        without: &[u8],
+    ) {
         let out: Vec<_> = without.iter().map(|n| key(*n)).collect();
         let targets = world.targets(|identity| !out.contains(identity));
         let epoch = fresh(plan, &targets, &mut world.rng).unwrap();
@@ -300,7 +316,8 @@ impl Pen {
 
     /// A batch of these messages, unpublished.
     pub(super) fn seal(&mut self, world: &World, messages: &[&str], end: bool) -> BatchRecord {
-        let encoded: Vec<Bytes> = messages.iter().map(|text| Message::from(*text).encode().unwrap()).collect();
+        let encoded: Vec<Bytes> =
+            messages.iter().map(|text| Message::from(*text).encode().unwrap()).collect();
         self.seal_raw(world, &encoded, end)
     }
 
@@ -460,13 +477,16 @@ pub(super) fn said(item: &Item) -> String {
 }
 
 fn short(event: &Event) -> String {
-    let range = |from: &Seq, to: &Option<Seq>| format!("{}..{}", from.0, to.map_or("".into(), |to| to.0.to_string()));
+    let range =
+        |from: &Seq, to: &Option<Seq>| format!("{}..{}", from.0, to.map_or("".into(), |to| to.0.to_string()));
     match event {
         Event::Gap { from, to, why, .. } => format!("Gap {} {why:?}", range(from, to)),
         Event::Locked { from, to, .. } => format!("Locked {}", range(from, to)),
         Event::BadBatch { from, to, .. } => format!("BadBatch {}", range(from, &Some(*to))),
         Event::Refused { why, .. } => format!("Refused {why:?}"),
-        Event::Fork { publisher, .. } => format!("Fork {}", if publisher.is_some() { "publisher" } else { "roster" }),
+        Event::Fork { publisher, .. } => {
+            format!("Fork {}", if publisher.is_some() { "publisher" } else { "roster" })
+        }
         Event::Rollback { .. } => "Rollback".into(),
         Event::NotAllowed { .. } => "NotAllowed".into(),
         Event::Broker { .. } => "Broker".into(),

@@ -1,0 +1,71 @@
+//! Saving: coalesced, never two at once, each answered to those who wait for it.
+
+use std::sync::Arc;
+
+use sealcast_state::StateError;
+use tokio::task::JoinHandle;
+
+use super::{Driver, Tasks};
+use crate::error::SubscribeError;
+
+impl Driver {
+    pub(super) fn start_save(&mut self, tasks: &mut Tasks) {
+        tasks.save_at = None;
+        let taken = self.taken.get();
+        self.inbox.ledger().settle(taken);
+        tasks.saving.append(&mut tasks.waiting);
+        tasks.position = self.inbox.ledger().cursor().next_offset.unwrap_or_default();
+        if !self.inbox.ledger().take_dirty() {
+            return self.answer_saved(&Ok(()), tasks);
+        }
+        let (bytes, state) = (self.inbox.ledger().cursor().encode(), Arc::clone(&self.state));
+        tasks.save = Some(tokio::task::spawn_blocking(move || state.save(&bytes)));
+    }
+
+    pub(super) fn on_saved(&mut self, result: Result<(), StateError>, tasks: &mut Tasks) {
+        let result = result.map_err(SubscribeError::from);
+        if let Err(SubscribeError::State(error)) = &result {
+            self.inbox.ledger().set_dirty();
+            if tasks.saving.is_empty() {
+                // Nobody waits for this one, so it is an item: a reader that cannot save must not go on for days.
+                self.fail(error, tasks);
+            }
+        }
+        self.answer_saved(&result, tasks);
+    }
+
+    fn answer_saved(&self, result: &Result<(), SubscribeError>, tasks: &mut Tasks) {
+        let position = tasks.position;
+        for reply in tasks.saving.drain(..) {
+            // Who asked may be gone.
+            let _ = reply.send(result.clone().map(|()| position));
+        }
+    }
+
+    pub(super) async fn last_save(&mut self, tasks: &mut Tasks) {
+        if tasks.save.is_some() {
+            let result = joined(&mut tasks.save).await;
+            self.on_saved(result, tasks);
+        }
+        self.start_save(tasks);
+        if tasks.save.is_some() {
+            let result = joined(&mut tasks.save).await.map_err(SubscribeError::from);
+            if let Err(error) = &result {
+                tracing::warn!(%error, "the subscription's last position was not saved");
+            }
+            self.answer_saved(&result, tasks);
+        }
+    }
+}
+
+/// The save under way is over.
+pub(super) async fn joined(save: &mut Option<JoinHandle<Result<(), StateError>>>) -> Result<(), StateError> {
+    let Some(handle) = save else { return std::future::pending().await };
+    let result = handle.await;
+    *save = None;
+    match result {
+        Ok(result) => result,
+        // The runtime is going down, or the save panicked: either way nobody can be told.
+        Err(_) => std::future::pending().await,
+    }
+}

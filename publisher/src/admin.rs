@@ -374,7 +374,9 @@ impl TopicAdmin {
         loop {
             match replies.next().await {
                 Ok(Some(Reply::Roster(delivery))) => {
-                    match self.roster.apply(&delivery.entry, &delivery.ops.unwrap_or_default()) {
+                    // The broker shows the operations to publishers and admins only.
+                    let ops = delivery.ops.ok_or_else(|| AdminError::NotAllowed(self.identity.public()))?;
+                    match self.roster.apply(&delivery.entry, &ops) {
                         Ok(_) | Err(RosterError::Known(_)) => {}
                         Err(RosterError::Fork(seq)) => {
                             return Err(AdminError::Fork(format!("two signed entries have number {seq}")));

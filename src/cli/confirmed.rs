@@ -22,7 +22,7 @@ pub(crate) struct ConfirmArg {
 pub(crate) fn say_confirmed(confirmation: &Confirmation) {
     if !confirmation.confirmed.is_empty() {
         let publishers = count(confirmation.confirmed.len() as u64, "publisher");
-        say!("{publishers} know: {}", names(&confirmation.confirmed));
+        say!("known to {publishers}: {}", names(&confirmation.confirmed));
     }
     for (publisher, time_ms) in &confirmation.ended {
         say!("{publisher} ended at {}", times::rfc3339(*time_ms));

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sealcast_broker::StartError;
 use sealcast_envelope::MessageError;
 use sealcast_link::{ConnectError, RequestError};
 use sealcast_proto::frame::{Code, Refusal};
@@ -192,6 +193,17 @@ impl From<SubscribeError> for Failure {
             SubscribeError::NotAllowed(_) => as_is(Exit::NotAllowed).hint(ASK_ADMIN_READ),
             SubscribeError::State(error) => error.as_ref().into(),
             _ => as_is(Exit::Failure).hint(AGAIN),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = if error.exit_code() == Exit::Usage as u8 { Exit::Usage } else { Exit::Failure };
+        let failure = Self::new(exit, error.to_string());
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }

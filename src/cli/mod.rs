@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand; text rules in [`say`], exit codes in [`failure`].
 
+mod broker;
 mod confirmed;
 mod demo;
 mod failure;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use sealcast_state::State;
 
-use failure::{EXIT_CODES, Failure};
+use failure::{EXIT_CODES, Exit, Failure};
 
 /// End-to-end encrypted publish/subscribe: the broker routes; it cannot read.
 #[derive(Debug, Parser)]
@@ -46,6 +47,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Keygen(keygen::Keygen),
+    Broker(broker::Broker),
     #[command(subcommand)]
     Topic(topic::Topic),
     #[command(name = "pub")]
@@ -61,11 +63,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to stdout with 0, mistakes to stderr with 2: clap's own rules are ours.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return mistaken(&error),
     };
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,11 +71,44 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Help and version are data; a mistake is one error line and one hint line, as everywhere.
+fn mistaken(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        // A stdout that is gone wants no help.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+    }
+    let text = error.render().to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message =
+        message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = |start: &str| text.lines().find_map(|line| line.trim_start().strip_prefix(start));
+    let hint = match (line("tip: "), line("Usage: ")) {
+        (Some(tip), _) => tip.to_owned(),
+        (None, Some(usage)) => format!("usage: {usage}"),
+        (None, None) => "--help tells more".to_owned(),
+    };
+    Failure::usage(message).hint(hint).report()
+}
+
+/// What goes on inside, for whoever looks for a fault: `SEALCAST_LOG=debug`. The broker logs by itself.
+fn start_log() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("SEALCAST_LOG") {
+        // Fails where it was started already: then so be it.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
+}
+
 impl Cli {
     fn run(self) -> Result<(), Failure> {
         let global = self.global;
+        if !matches!(self.command, Command::Broker(_)) {
+            start_log();
+        }
         match self.command {
             Command::Keygen(keygen) => keygen.run(),
+            Command::Broker(broker) => run(broker.run()),
             Command::Topic(topic) => run(topic.run(&global)),
             Command::Publish(publish) => run(publish.run(&global)),
             Command::Subscribe(subscribe) => run(subscribe.run(&global)),

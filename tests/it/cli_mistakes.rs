@@ -67,14 +67,17 @@ fn what_is_missing_is_asked_for() {
     world.run(["pub", &link, "x"]).fails(2, "whose private key?", "keygen -o FILE");
     world.run(["topic", "create", "t", "-i", "me.key"]).fails(2, "which broker?", "sealcast broker");
     world.run(["topic", "add", &link, "-i", "me.key"]).fails(2, "which members?", "-R FILE");
-    for args in [
-        &["frobnicate"][..],
-        &[],
-        &["pub", "--frob"],
-        &["pub", &link, "x", "--lines"],
-        &["sub", &link, "-n", "x"],
+    assert_eq!(world.run([""; 0]).code, Some(2));
+    for (args, error, hint) in [
+        (&["frobnicate"][..], "unrecognized subcommand 'frobnicate'", ""),
+        (&["pub", "--frob"], "unexpected argument '--frob'", ""),
+        (&["pub", &link, "x", "--lines"], "cannot be used with", "usage: sealcast pub"),
+        (&["sub", &link, "-n", "x"], "invalid value 'x' for '--count <COUNT>'", "--help"),
+        (&["sub", &link, "--from", "now"], "an offset (17)", "--help"),
+        (&["sub", &link, "--wait", "5"], "write it like 500ms, 30s", "--help"),
+        (&["topic", "create", "t", "--durability", "most"], "durable, memory", "--help"),
     ] {
-        assert_eq!(world.run(args).code, Some(2), "{args:?}");
+        world.run(args).fails(2, error, hint);
     }
     for args in [&["--help"][..], &["pub", "--help"], &["topic", "add", "-h"], &["--version"]] {
         assert!(!world.run(args).ok().is_empty(), "{args:?}");

@@ -2,6 +2,8 @@
 
 // The real binary in a directory of its own.
 mod program;
+// Brokers, publishers and subscribers as processes of their own.
+mod parties;
 
 // Which crate may never link which.
 mod arrows;
@@ -9,3 +11,7 @@ mod arrows;
 mod cli_keys;
 // The command line: what people get wrong before anything is sent.
 mod cli_mistakes;
+// The command line: what the commands say and write, and how they fail, against a broker.
+mod cli_feed;
+// The main job with separate processes, whoever joins, leaves or is killed meanwhile.
+mod e2e;

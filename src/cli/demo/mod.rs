@@ -29,7 +29,7 @@ use super::say::{count, grouped};
 use super::signals::Stop;
 
 /// What is published unless `--file` names something else.
-const TEXT: &str = include_str!("../../../docs/protocol.md");
+const TEXT: &str = include_str!("../../../README.md");
 /// A text must have a line for each part's two halves.
 const MIN_LINES: usize = 8;
 /// All of a text is held in memory, by each reader, bytes.

@@ -133,7 +133,9 @@ async fn fetch_roster(
     loop {
         match replies.next().await {
             Ok(Some(Reply::Roster(delivery))) => {
-                roster.apply(&delivery.entry, &delivery.ops.unwrap_or_default()).map_err(|error| {
+                // Readers get the entries, but not who is in them.
+                let Some(ops) = delivery.ops else { return Ok(None) };
+                roster.apply(&delivery.entry, &ops).map_err(|error| {
                     Failure::new(
                         Exit::Crypto,
                         format!("the broker shows a roster that does not hold: {error}"),

@@ -24,7 +24,13 @@ pub(crate) struct Keygen {
     #[arg(short, long, value_name = "FILE", env = "SEALCAST_KEYGEN_OUTPUT")]
     output: Option<PathBuf>,
     /// Print the public key of this identity file or OpenSSH private key instead
-    #[arg(short = 'y', long = "public", value_name = "FILE", conflicts_with = "output")]
+    #[arg(
+        short = 'y',
+        long = "public",
+        value_name = "FILE",
+        conflicts_with = "output",
+        env = "SEALCAST_KEYGEN_PUBLIC"
+    )]
     public: Option<PathBuf>,
 }
 

@@ -40,7 +40,7 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// Where marks, cursors and prekeys are kept [default: ~/.local/state/sealcast or the platform's like]
-    #[arg(long, global = true, value_name = "DIR", env = "SEALCAST_STATE")]
+    #[arg(long, global = true, value_name = "DIR", env = "SEALCAST_STATE", display_order = 900)]
     state: Option<PathBuf>,
 }
 

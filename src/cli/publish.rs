@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use sealcast_envelope::Message;
 use sealcast_proto::frame::Level;
 use sealcast_proto::{TopicLink, limits};
@@ -35,12 +36,12 @@ pub(crate) struct Publish {
     #[arg(value_name = "LINK")]
     link: Option<String>,
     /// The message. Others on this machine can see it while the command runs: standard input is the place for secrets
-    #[arg(value_name = "MESSAGE", conflicts_with_all = ["lines", "file"])]
+    #[arg(value_name = "MESSAGE")]
     message: Option<String>,
     #[command(flatten)]
     identity: IdentityArg,
     /// Publish each line of the input as a message, without waiting for one before sending the next
-    #[arg(long, env = "SEALCAST_LINES")]
+    #[arg(long, env = "SEALCAST_LINES", value_parser = FalseyValueParser::new())]
     lines: bool,
     /// Read this file instead of standard input
     #[arg(long, value_name = "FILE", env = "SEALCAST_FILE")]
@@ -73,6 +74,12 @@ impl Template {
 impl Publish {
     pub(crate) async fn run(self, global: &Global) -> Result<(), Failure> {
         let (link, message) = link_and_message(self.link, self.message)?;
+        if message.is_some() && (self.lines || self.file.is_some()) {
+            return Err(Failure::usage(
+                "a message stands on the command line, and --lines or --file asks for others",
+            )
+            .hint("one of them: MESSAGE, or --lines and --file F"));
+        }
         let identity = Arc::new(self.identity.read()?);
         let template = Template {
             headers: headers(&self.headers)?,

@@ -99,9 +99,9 @@ fn a_run_goes_on_where_the_last_one_ended() {
     assert_eq!(sub(&["--from", "latest", "--exit-at-end"]).ok(), "");
     let offset = sub(&["--from", "earliest", "-n", "3", "--json"]).ok();
     let offset = offset.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let offset =
+    let mut offset =
         offset.filter(|object| object["payload"] == "two").map(|object| object["offset"].to_string());
-    let offset = offset.last().unwrap();
+    let offset = offset.next_back().unwrap();
     let ran = sub(&["--from", &offset, "--exit-at-end"]);
     assert_eq!(ran.ok(), "two\nthree\n");
     assert!(ran.stderr.contains(&format!("sealcast: subscribed at offset {offset}")), "{}", ran.stderr);
@@ -116,6 +116,69 @@ fn waiting_ends_with_6_where_more_was_wanted() {
     let ran = run_as(&feed, "a", &[&all[..], &["-n", "2"]].concat());
     ran.fails(6, "1 of 2 messages came; then none for 300ms", "--wait waits longer");
     assert_eq!(ran.stdout, b"one\n");
+}
+
+#[test]
+fn a_publisher_gives_up_with_6_when_nothing_is_acknowledged() {
+    let mut feed = Feed::new(&["a"]);
+    let mut publisher = feed.publish("owner", &["--lines", "--timeout", "500ms"]);
+    let mut sub = feed.sub("a", &[]);
+    publisher.write(b"one\n");
+    sub.wrote_lines(1);
+    feed.broker.kill();
+    publisher.write(b"two\n");
+    publisher.close_stdin();
+    let (status, _, said) = publisher.end();
+    assert_eq!(status.code(), Some(6), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("error: no acknowledgement within 500ms")), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("sealcast: published 1 message, seq 0,")), "{said:#?}");
+}
+
+#[test]
+fn a_publisher_told_to_stop_ends_in_an_orderly_way() {
+    let feed = Feed::new(&["a"]);
+    let mut sub = feed.sub("a", &["--json"]);
+    let mut publisher = feed.publish("owner", &["--lines"]);
+    publisher.write(b"one\n");
+    sub.wrote_lines(1);
+    publisher.signal("-TERM");
+    let (status, _, said) = publisher.end();
+    assert_eq!(status.code(), Some(1), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("error: interrupted")), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("published 1 message")), "{said:#?}");
+    // It said END: nobody takes its silence for a failure.
+    sub.wrote_lines(2);
+    sub.signal("-INT");
+    let out = String::from_utf8(sub.ok()).unwrap();
+    assert!(out.lines().nth(1).unwrap().contains("\"event\":\"ended\""), "{out}");
+}
+
+#[test]
+fn a_file_of_members_and_a_word_about_one_message_for_many() {
+    let feed = Feed::new(&["a"]);
+    let seed = |n: u32| {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        seed
+    };
+    let keys: Vec<String> =
+        (0..1001).map(|n| sealcast::Identity::from_seed(&seed(n)).public().to_string()).collect();
+    feed.world.write("members", keys.join("\n"));
+    let add = ["topic", "add", feed.link.as_str(), "-R", "members"];
+    let ran = run_as(&feed, "owner", &add);
+    ran.ok();
+    assert!(ran.stderr.contains("added 1,001 readers"), "{}", ran.stderr);
+    let again = run_as(&feed, "owner", &add);
+    assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
+    let ran = publish(&feed, &["one"]);
+    ran.ok();
+    assert!(ran.stderr.contains("hint: each run wraps a new key for 1,003 members"), "{}", ran.stderr);
+    let remove = ["topic", "remove", feed.link.as_str(), "-R", "members"];
+    let ran = run_as(&feed, "owner", &remove);
+    ran.ok();
+    assert!(ran.stderr.contains("removed 1,001 members"), "{}", ran.stderr);
+    assert!(!publish(&feed, &["two"]).stderr.contains("hint:"));
+    assert_eq!(read_all(&feed, "a", &[]).ok(), "one\ntwo\n");
 }
 
 #[test]

@@ -71,7 +71,9 @@ fn what_is_missing_is_asked_for() {
     for (args, error, hint) in [
         (&["frobnicate"][..], "unrecognized subcommand 'frobnicate'", ""),
         (&["pub", "--frob"], "unexpected argument '--frob'", ""),
-        (&["pub", &link, "x", "--lines"], "cannot be used with", "usage: sealcast pub"),
+        (&["pub", &link, "x", "--lines"], "--lines or --file asks for others", "one of them"),
+        (&["sub", &link, "-i", "me.key", "--json", "-0"], "--json and -0", "always a line"),
+        (&["keygen", "-o", "x", "-y", "me.key"], "cannot be used with", "usage: sealcast keygen"),
         (&["sub", &link, "-n", "x"], "invalid value 'x' for '--count <COUNT>'", "--help"),
         (&["sub", &link, "--from", "now"], "an offset (17)", "--help"),
         (&["sub", &link, "--wait", "5"], "write it like 500ms, 30s", "--help"),
@@ -143,6 +145,12 @@ fn every_option_can_come_from_the_environment() {
     ran(&["pub", "hello"], &nowhere(&key)).fails(3, "127.0.0.1:9", "is the broker running there");
     ran(&["rotate"], &nowhere(&key)).fails(3, "127.0.0.1:9", "is the broker running there");
     ran(&["pub", "hello"], "sealcast://h").fails(2, "cut off", "quotes");
+    let flag = |value: &str| {
+        let mut command = world.command(["pub", &nowhere(&key), "-i", "me.key", "message"]);
+        crate::program::Ran::new(command.env("SEALCAST_LINES", value).output().unwrap())
+    };
+    flag("1").fails(2, "--lines or --file asks for others", "");
+    flag("0").fails(3, "127.0.0.1:9", "is the broker running there");
 }
 
 #[cfg(unix)]

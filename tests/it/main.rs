@@ -13,5 +13,7 @@ mod cli_keys;
 mod cli_mistakes;
 // The command line: what the commands say and write, and how they fail, against a broker.
 mod cli_feed;
+// The command line: the demo.
+mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.
 mod e2e;

@@ -53,7 +53,8 @@ impl Demo {
         let text = match &self.file {
             None => TEXT.as_bytes().to_vec(),
             Some(path) => std::fs::read(path).map_err(|error| {
-                Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
+                Failure::usage(format!("cannot read {}: {error}", path.display()))
+                    .hint("--file takes any text")
             })?,
         };
         let lines = lines(&text)?;

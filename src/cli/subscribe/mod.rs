@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use sealcast_proto::{Offset, TopicId};
 use sealcast_subscriber::{Event, Item, StartAt, SubscribeOptions, Subscriber, Subscription};
 use tokio::time::Instant;
@@ -46,13 +47,13 @@ pub(crate) struct Subscribe {
     #[arg(long, value_name = "DURATION", value_parser = times::duration, env = "SEALCAST_WAIT")]
     wait: Option<Duration>,
     /// End when everything the broker holds was read
-    #[arg(long, env = "SEALCAST_EXIT_AT_END")]
+    #[arg(long, env = "SEALCAST_EXIT_AT_END", value_parser = FalseyValueParser::new())]
     exit_at_end: bool,
     /// Write a JSON object a line, for messages and for gaps and the like
-    #[arg(long, env = "SEALCAST_JSON", conflicts_with = "nul")]
+    #[arg(long, env = "SEALCAST_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
     /// Write a NUL instead of a newline after each message
-    #[arg(short = '0', long = "nul", env = "SEALCAST_NUL")]
+    #[arg(short = '0', long = "nul", env = "SEALCAST_NUL", value_parser = FalseyValueParser::new())]
     nul: bool,
     /// Write to this file; a run that resumes cuts off what was not committed, so that each message is there once
     #[arg(short, long, value_name = "FILE", env = "SEALCAST_OUTPUT")]
@@ -70,6 +71,11 @@ impl Subscribe {
             Some(Start::Offset(offset)) => StartAt::Offset(Offset(offset)),
             Some(Start::Time(ms)) => StartAt::Time(ms),
         };
+        if self.json && self.nul {
+            return Err(
+                Failure::usage("--json and -0 cannot stand together").hint("an object is always a line")
+            );
+        }
         let anew = from != StartAt::Resume;
         let options = SubscribeOptions { from, until_head: self.exit_at_end };
         let mut stop = Stop::listen();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use sealcast_link::{Connection, Link, LinkOptions, RequestError};
 use sealcast_proto::frame::{Code, Level, Reply, Request, TopicInfo};
 use sealcast_proto::object::Genesis;
@@ -28,7 +29,7 @@ pub(crate) struct Show {
     #[command(flatten)]
     identity: IdentityArg,
     /// One JSON object
-    #[arg(long, env = "SEALCAST_JSON")]
+    #[arg(long, env = "SEALCAST_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
 }
 

@@ -121,10 +121,10 @@ impl Driver {
                 self.wait(&mut tasks, tick_at, ready.then_some(prekeys_at)).await
             };
             match woken {
-                Woken::Command(None) => return self.last_save(&mut tasks).await,
+                Woken::Command(None) => return self.last_save(tasks).await,
                 Woken::Command(Some(command)) => {
                     if self.on_command(command, &mut tasks) {
-                        return self.last_save(&mut tasks).await;
+                        return self.last_save(tasks).await;
                     }
                 }
                 Woken::Taken => {}

@@ -42,18 +42,26 @@ impl Driver {
         }
     }
 
-    pub(super) async fn last_save(&mut self, tasks: &mut Tasks) {
+    pub(super) async fn last_save(mut self, mut tasks: Tasks) {
         if tasks.save.is_some() {
             let result = joined(&mut tasks.save).await;
-            self.on_saved(result, tasks);
+            self.on_saved(result, &mut tasks);
         }
-        self.start_save(tasks);
-        if tasks.save.is_some() {
-            let result = joined(&mut tasks.save).await.map_err(SubscribeError::from);
-            if let Err(error) = &result {
-                tracing::warn!(%error, "the subscription's last position was not saved");
-            }
-            self.answer_saved(&result, tasks);
+        let waiting = std::mem::take(&mut tasks.waiting);
+        self.start_save(&mut tasks);
+        let result = match tasks.save.is_some() {
+            true => joined(&mut tasks.save).await.map_err(SubscribeError::from),
+            false => Ok(()),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the subscription's last position was not saved");
+        }
+        let position = tasks.position;
+        // Whoever is told that it is closed may open it again: nothing of it is left by then.
+        drop((self, tasks));
+        for reply in waiting {
+            // Who asked may be gone.
+            let _ = reply.send(result.clone().map(|()| position));
         }
     }
 }

@@ -259,6 +259,10 @@ impl Inbox {
             Input::Reply(reply) => self.on_reply(reply, now_ms, fx),
             Input::Garbage(what) => self.fault(what, fx),
             Input::Finished if self.removed == Removal::JustNow => self.terminal(Event::Removed, fx),
+            Input::Finished if self.phase != Phase::AtHead => {
+                self.on_lost();
+                self.fault("it ends the subscription before all was delivered".into(), fx);
+            }
             Input::Finished | Input::Lost => self.on_lost(),
             Input::Epochs(epochs) => self.on_epochs(&epochs, now_ms, fx),
             Input::Prekeys(prekeys) => {

@@ -7,7 +7,7 @@ use sealcast_proto::frame::RosterDelivery;
 use sealcast_proto::limits::MAX_POLICY_BYTES;
 use sealcast_proto::object::{RosterEntry, RosterHead};
 use sealcast_proto::record::Record;
-use sealcast_proto::roster::{RosterChain, RosterError, removes};
+use sealcast_proto::roster::{RosterChain, RosterError, RosterMatch, removes};
 use sealcast_proto::{RosterSeq, Signed};
 
 use super::{Effects, Inbox, Phase, Removal, detached};
@@ -37,8 +37,14 @@ impl Inbox {
                 self.progress_ms = now_ms;
                 self.followed(delivery, &entry, fx);
             }
-            // It was delivered again.
-            Err(RosterError::Known(_)) => self.counters.repeated += 1,
+            Err(RosterError::Known(seq)) => {
+                self.counters.repeated += 1;
+                let is_ours = chain.compare(seq, &delivery.entry.hash()) == RosterMatch::Holds;
+                if is_ours && let Ok(entry) = delivery.entry.peek() {
+                    // Who was removed is shown its removal whenever it asks.
+                    self.note_removal(delivery, &entry);
+                }
+            }
             Err(RosterError::Fork(seq)) => {
                 let proof = vec![self.entry_evidence(seq), evidence(&delivery.entry)];
                 self.terminal(Event::Fork { publisher: None, proof }, fx);
@@ -82,6 +88,11 @@ impl Inbox {
             self.entries.pop_front();
         }
         self.roster_stale = false;
+        self.note_removal(delivery, entry);
+        if self.removed == Removal::JustNow && entry.seq > self.stream_roster {
+            // Not passed: whoever starts again meets it again.
+            return self.terminal(Event::Removed, fx);
+        }
         // Entries before the start are one change, made when they are all in.
         if self.phase != Phase::Beginning {
             self.passed(delivery.offset);
@@ -90,10 +101,12 @@ impl Inbox {
                 Change { chain: self.chain.clone(), next_offset: self.next_offset, ..Change::default() };
             self.ledger.push(Layout::default(), change);
         }
-        let removed = delivery.ops.as_ref().map(|ops| removes(entry, ops, &self.keyring.me));
-        match removed {
-            Some(Ok(true)) if entry.seq > self.stream_roster => self.terminal(Event::Removed, fx),
-            // From the past: an officer, who gets all operations, may have been added again since.
+    }
+
+    /// Whether an entry that holds removes us. One from the past need not be the last word: an officer, who gets all
+    /// operations, may have been added again since.
+    fn note_removal(&mut self, delivery: &RosterDelivery, entry: &RosterEntry) {
+        match delivery.ops.as_ref().map(|ops| removes(entry, ops, &self.keyring.me)) {
             Some(Ok(true)) => self.removed = Removal::JustNow,
             // Operations that are not the entry's say nothing; the entry itself holds.
             Some(Err(_)) => self.counters.invalid += 1,

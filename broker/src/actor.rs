@@ -1,17 +1,20 @@
 //! A topic's task: feeds the machine, does what it says. The only place that writes to a topic's log.
 
-use std::collections::{HashMap, VecDeque};
+mod reload;
+mod tables;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealcast_proto::frame::{Ack, Code, Refusal};
 use sealcast_proto::object::{Beacon, Prekey, RosterHead};
 use sealcast_proto::roster::{EntryBundle, Role};
-use sealcast_proto::slot::table_hash;
-use sealcast_proto::{Hash, MemberIndex, Offset, PublicKey, Signed};
+use sealcast_proto::{MemberIndex, Offset, PublicKey, Signed};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::tables::{Staged, Tables};
 use crate::clock::now_ms;
 use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Topic, WatchEvent};
 use crate::limits;
@@ -20,9 +23,9 @@ use crate::lookup;
 use crate::retention::Keep;
 use crate::ring;
 use crate::storage::Storage;
-use crate::store::{Budget, Log, LogError, TableId, Write, Writer};
+use crate::store::{Budget, LogError, TableId, Write, Writer};
 use crate::topic::{
-    Append, Effect, Effects, Incoming, Index, Input, Readable, SessionId, Table, Ticket, TopicMachine, What,
+    Append, Effect, Effects, Incoming, Index, Input, Readable, SessionId, Ticket, TopicMachine, What,
 };
 
 /// How often the actor looks after what nobody asks for: the ring's age, a `memory` topic's sync.
@@ -39,7 +42,7 @@ pub(crate) struct Actor {
     sessions: HashMap<SessionId, mpsc::UnboundedSender<Answer>>,
     tickets: HashMap<Ticket, oneshot::Sender<Result<Offset, Refusal>>>,
     next_ticket: u64,
-    staged: HashMap<PublicKey, VecDeque<Staged>>,
+    tables: Tables,
     visible: watch::Sender<Offset>,
     stored: watch::Sender<Offset>,
     done: mpsc::UnboundedSender<(Offset, Result<(), LogError>)>,
@@ -50,13 +53,6 @@ pub(crate) struct Actor {
     /// When to make the machine anew after a failed write.
     reload_at: Option<Instant>,
     reload_pause: Duration,
-}
-
-/// A slot table that waits for its header.
-struct Staged {
-    slot_count: u32,
-    slots_hash: Hash,
-    table: TableId,
 }
 
 /// What one round of inputs brings about.
@@ -92,7 +88,7 @@ impl Actor {
             sessions: HashMap::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
-            staged: HashMap::new(),
+            tables: Tables::default(),
             visible,
             stored,
             done,
@@ -211,25 +207,10 @@ impl Actor {
         match offered {
             Offered::Batch { claim, record } => Incoming::Batch { claim, record },
             Offered::Header(header) => {
-                let table = self.find_table(identity, &header);
+                let table = self.tables.find(identity, &header);
                 Incoming::Header { header, table }
             }
         }
-    }
-
-    fn find_table(
-        &self,
-        identity: &PublicKey,
-        header: &Signed<sealcast_proto::object::EpochHeader>,
-    ) -> Table {
-        let Ok(header) = header.peek() else { return Table::Missing };
-        if header.slot_count == 0 {
-            return if header.slots_hash == table_hash(&[]) { Table::Empty } else { Table::Missing };
-        }
-        let staged = self.staged.get(identity).and_then(|staged| {
-            staged.iter().find(|it| it.slot_count == header.slot_count && it.slots_hash == header.slots_hash)
-        });
-        staged.map_or(Table::Missing, |staged| Table::Staged(staged.table))
     }
 
     fn roster(
@@ -292,12 +273,8 @@ impl Actor {
 
     fn table(&mut self, identity: PublicKey, staged: Staged, took_ms: u64, round: &mut Round) {
         self.handle(Input::TableUploaded(took_ms), round);
-        let waiting = self.staged.entry(identity).or_default();
-        waiting.push_back(staged);
-        if waiting.len() > limits::STAGED_TABLES
-            && let Some(oldest) = waiting.pop_front()
-        {
-            self.drop_table(oldest.table);
+        if let Some(oldest) = self.tables.stage(identity, staged) {
+            self.drop_table(oldest);
         }
     }
 
@@ -361,9 +338,7 @@ impl Actor {
                 round.writes.push(Write::Roster { topic, seq, offset, bundle });
             }
             Index::Epoch { publisher, epoch, table } => {
-                if let (Some(table), Some(staged)) = (table, self.staged.get_mut(&publisher)) {
-                    staged.retain(|staged| staged.table != table);
-                }
+                self.tables.taken(&publisher, table);
                 round.writes.push(Write::Epoch { topic, publisher, epoch, offset, header: record, table });
                 // The snapshot only says that this publisher exists: the rest follows from its index.
                 round.writes.push(Write::Publisher { topic, publisher, state: bytes::Bytes::new() });
@@ -458,32 +433,6 @@ impl Actor {
         if self.reload_at.is_some_and(|at| Instant::now() >= at) && self.outstanding == 0 {
             self.reload().await;
         }
-    }
-
-    /// The machine is ahead of its log: makes it anew from what is stored, with a new writer.
-    async fn reload(&mut self) {
-        self.reload_at = None;
-        let begun = Instant::now();
-        let writer = self.storage.commit.writer();
-        let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
-        let load = move |log: &dyn Log| Ok(load::load(log, origin.id, &origin.genesis, past));
-        match self.storage.reads.run(load).await {
-            Ok(Ok(Loaded { machine, index })) => {
-                self.machine = machine;
-                self.writer = writer;
-                self.topic.replace_index(index);
-                self.stored.send_replace(self.machine.visible());
-                self.visible.send_replace(self.machine.visible());
-                tracing::info!(topic = %self.topic.id().short(), "took up the log again");
-            }
-            Ok(Err(error)) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
-            Err(error) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
-        }
-        if self.machine.has_failed() {
-            self.reload_at = Some(Instant::now() + self.reload_pause);
-        }
-        // A large roster takes a while to read: not more than a tenth of the time.
-        self.reload_pause = self.reload_pause.max(begun.elapsed() * 10);
     }
 }
 

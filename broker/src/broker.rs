@@ -4,25 +4,31 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealcast_link::{ListenOptions, Listener};
 use sealcast_proto::{BrokerLink, Identity, PublicKey};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, StartError};
 use crate::shared::Shared;
 use crate::storage::Storage;
-use crate::store::{FjallLog, FjallOptions, LogError, Recovered};
+use crate::store::{FjallLog, FjallOptions, Log, LogError, Recovered};
 use crate::{key, retention, session};
 
 /// A running broker. Dropped without [`Broker::shutdown`] it stops as if it had been killed, which loses nothing that was
 /// acknowledged as durable.
 pub struct Broker {
-    shared: Arc<Shared>,
-    listener: Arc<Listener>,
+    running: Running,
     link: BrokerLink,
     local: SocketAddr,
+}
+
+/// What ends with the broker.
+struct Running {
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
     accepting: JoinHandle<()>,
     retention: JoinHandle<()>,
 }
@@ -46,13 +52,12 @@ impl Broker {
         if let Some(path) = &config.link_file {
             write_link(path, &link)?;
         }
-        tracing::info!(
-            %local, topics, records = recovered.records, bytes = recovered.bytes, data = %config.data.display(), "started"
-        );
+        let data = config.data.display();
+        tracing::info!(%local, topics, records = recovered.records, bytes = recovered.bytes, %data, "started");
         let listener = Arc::new(listener);
         let accepting = tokio::spawn(accept(shared.clone(), listener.clone()));
         let retention = tokio::spawn(retention::run(shared.clone()));
-        Ok(Self { shared, listener, link, local, accepting, retention })
+        Ok(Self { running: Running { shared, listener, accepting, retention }, link, local })
     }
 
     /// Its link: where it is and which key it has.
@@ -71,32 +76,44 @@ impl Broker {
         self.shutdown().await;
     }
 
-    /// Drains, within a bound (`Limits::drain` a step): tells every client to go, takes nothing new, stores and answers what
-    /// was taken, closes the connections.
+    /// Drains, each step within a bound (`Limits::drain`): tells every client to go, takes nothing new, stores and answers
+    /// what was taken, closes the connections. Afterwards the data directory is free.
     pub async fn shutdown(self) {
-        let most = self.shared.limits.drain;
-        self.shared.drain();
-        self.accepting.abort();
-        self.retention.abort();
-        let commit = self.shared.storage.commit.clone();
+        let Running { shared, listener, .. } = &self.running;
+        let most = shared.limits.drain;
+        let log = shared.storage.reads.log().clone();
+        shared.drain();
         // What was sent before the notice arrived is on its way through the topics: it is stored and answered first.
-        let answered = self.shared.owing.none_left(most / 2).await;
+        let answered = shared.owing.none_left(most).await;
+        let commit = shared.storage.commit.clone();
         let flushed = tokio::task::spawn_blocking(move || commit.shut_down());
         let flushed = timeout(most, flushed).await.is_ok();
-        self.listener.close("the broker is going away");
-        let closed = timeout(most, self.listener.closed()).await.is_ok();
-        self.shared.stop_topics();
-        let ended = self.shared.tasks.none_left(most).await;
-        tracing::info!(answered, flushed, closed, ended, "stopped");
+        listener.close("the broker is going away");
+        let told = timeout(most, listener.closed()).await.is_ok();
+        drop(self);
+        let closed = timeout(most, close(log)).await.is_ok();
+        tracing::info!(answered, flushed, told, closed, "stopped");
     }
 }
 
-impl Drop for Broker {
+impl Drop for Running {
     fn drop(&mut self) {
         self.accepting.abort();
         self.retention.abort();
         self.listener.close("the broker is gone");
         self.shared.stop_topics();
+    }
+}
+
+/// Closes the log once the last task that reads or writes it has ended.
+async fn close(log: Arc<dyn Log>) {
+    while Arc::strong_count(&log) > 1 {
+        sleep(Duration::from_millis(2)).await;
+    }
+    // The last handle: closing may wait for the disk.
+    let closing = tokio::task::spawn_blocking(move || drop(log));
+    if closing.await.is_err() {
+        tracing::error!("the log did not close in order");
     }
 }
 
@@ -143,11 +160,11 @@ fn write_link(path: &Path, link: &BrokerLink) -> Result<(), StartError> {
 
 async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
     while let Some(handshake) = listener.accept().await {
-        if listener.connections() > shared.limits.connections {
+        if shared.is_draining() || listener.connections() > shared.limits.connections {
             handshake.refuse();
             continue;
         }
-        let (shared, working) = (shared.clone(), shared.tasks.one_more());
+        let shared = shared.clone();
         tokio::spawn(async move {
             let from = handshake.remote_addr();
             let served = match handshake.establish().await {
@@ -157,7 +174,6 @@ async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
             if let Err(error) = served {
                 tracing::debug!(%from, %error, "connection ended");
             }
-            drop(working);
         });
     }
 }

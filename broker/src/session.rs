@@ -110,10 +110,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result
                 };
                 let held = streams.clone().one_more(&connection);
                 let stream = Stream { shared: shared.clone(), peer, writer, reader };
-                let working = shared.tasks.one_more();
                 tokio::spawn(async move {
                     run(stream).await;
-                    drop((held, working));
+                    drop(held);
                 });
             }
             () = shared.drained(), if !told => {

@@ -29,8 +29,6 @@ pub(crate) struct Shared {
     owners: Vec<PublicKey>,
     draining: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
-    /// Connections and streams.
-    pub(crate) tasks: Tasks,
     /// Streams that owe their client an answer.
     pub(crate) owing: Tasks,
     next_session: AtomicU64,
@@ -47,7 +45,6 @@ impl Shared {
             owners,
             draining: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
-            tasks: Tasks::default(),
             owing: Tasks::default(),
             next_session: AtomicU64::new(1),
             creating: Mutex::new(()),

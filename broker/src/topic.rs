@@ -11,6 +11,7 @@
 
 mod items;
 mod pending;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -23,176 +24,14 @@ use sealcast_proto::frame::{Ack, Code, Context, EpochDelivery, Level, Refusal};
 use sealcast_proto::object::EpochHeader;
 use sealcast_proto::policy::Durability;
 use sealcast_proto::record::Record;
-use sealcast_proto::roster::{Change, EntryBundle, Role};
-use sealcast_proto::{BatchNo, Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, Signed};
+use sealcast_proto::roster::{Change, EntryBundle};
+use sealcast_proto::{MemberIndex, Offset, PublicKey, RosterSeq, Signed};
 
 pub use items::{HeaderItem, Readable, RosterItem, What};
 use pending::{Outcome, Pending};
+pub use ports::{Append, Effect, Effects, Incoming, Index, Input, SessionId, Standing, Table, Ticket};
 
 use crate::limits;
-use crate::store::TableId;
-
-/// One publish stream, for as long as it is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-/// Something that waits for an answer of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ticket(pub u64);
-
-/// What reaches the machine.
-#[derive(Debug)]
-pub enum Input {
-    /// A header or a batch on a publish stream.
-    Publish {
-        /// On which stream.
-        session: SessionId,
-        /// Whose stream: the key it proved.
-        identity: PublicKey,
-        /// What came.
-        incoming: Incoming,
-    },
-    /// A roster entry.
-    Roster {
-        /// For the answer.
-        ticket: Ticket,
-        /// What came.
-        bundle: EntryBundle,
-    },
-    /// Everything appended below this offset is stored, and synced where [`Append::sync`] asked for it.
-    Committed(Offset),
-    /// An append failed: nothing that waits was stored, nothing more will be.
-    Failed,
-    /// A slot table took this long to come, milliseconds.
-    TableUploaded(u64),
-    /// A publish stream ended.
-    Ended(SessionId),
-}
-
-/// A record as it came, prepared by its session.
-#[derive(Debug)]
-pub enum Incoming {
-    /// A header.
-    Header {
-        /// As it travelled.
-        header: Signed<EpochHeader>,
-        /// Its slots.
-        table: Table,
-    },
-    /// A batch.
-    Batch {
-        /// Hashed, and verified under the newest header its session knew.
-        claim: Box<BatchClaim>,
-        /// The record's bytes.
-        record: Bytes,
-    },
-}
-
-/// Where a header's slots are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table {
-    /// Not uploaded whole.
-    Missing,
-    /// It has none and says so.
-    Empty,
-    /// Uploaded, checked, and waiting for this header.
-    Staged(TableId),
-}
-
-/// What the machine wants done, in order.
-pub type Effects = Vec<Effect>;
-
-/// One thing the machine wants done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Store this; then [`Input::Committed`].
-    Append(Append),
-    /// Tell a publish stream.
-    Ack(SessionId, Ack),
-    /// Tell a publish stream.
-    Refuse(SessionId, Refusal),
-    /// Tell a publish stream that it is over: a newer one of its identity began an epoch.
-    Superseded(SessionId),
-    /// Answer whoever appended a roster entry.
-    Roster(Ticket, Result<Offset, Refusal>),
-    /// Look this number up in the log and answer the stream ([`Verdict::Compare`]). Everything older is stored by now.
-    Compare {
-        /// Which stream.
-        session: SessionId,
-        /// Whose.
-        identity: PublicKey,
-        /// Which epoch.
-        epoch: Epoch,
-        /// Which batch; `None`: the header.
-        batch_no: Option<BatchNo>,
-        /// What it must be.
-        fingerprint: Hash,
-    },
-    /// A record that may now be delivered, in the order of the log.
-    Readable(Readable),
-    /// The head moved: everything below may be delivered.
-    Visible(Offset),
-}
-
-/// A record to store.
-#[derive(Debug, Clone)]
-pub struct Append {
-    /// Where.
-    pub offset: Offset,
-    /// When, milliseconds since 1970; never falls within a topic.
-    pub stored_ms: u64,
-    /// Its bytes.
-    pub record: Bytes,
-    /// What goes into the indexes beside it.
-    pub index: Index,
-    /// Whether it must be fsynced before it counts as stored.
-    pub sync: bool,
-}
-
-/// What goes into a log's indexes beside a record.
-#[derive(Debug, Clone)]
-pub enum Index {
-    /// A roster entry.
-    Roster {
-        /// Its number.
-        seq: RosterSeq,
-        /// The entry with what travels beside it.
-        bundle: Bytes,
-    },
-    /// A header.
-    Epoch {
-        /// Whose.
-        publisher: PublicKey,
-        /// Its number.
-        epoch: Epoch,
-        /// Its slots.
-        table: Option<TableId>,
-    },
-    /// A batch.
-    Batch {
-        /// Whose.
-        publisher: PublicKey,
-        /// Its epoch.
-        epoch: Epoch,
-        /// Its number there.
-        batch_no: BatchNo,
-        /// All of it but the ciphertext.
-        digest: Bytes,
-    },
-}
-
-/// What somebody is or was on a topic's roster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// The role held now; `None`: it was removed.
-    pub role: Option<Role>,
-    /// The indexes it has had, the newest first: its slots are under these.
-    pub indexes: Vec<MemberIndex>,
-    /// The entry that removed it last, and where that stands; `None` for a member.
-    pub removed: Option<(RosterSeq, Offset)>,
-    /// The roster entry as of which this was said.
-    pub as_of: RosterSeq,
-}
 
 /// The state of one topic.
 #[derive(Debug)]
@@ -519,7 +358,8 @@ impl TopicMachine {
     /// Does what waited and need wait no longer.
     fn settle(&mut self, effects: &mut Effects) {
         let before = self.visible;
-        while let Some(pending) = self.pending.pop_front_if(|front| front.needs <= self.committed) {
+        while self.pending.front().is_some_and(|front| front.needs <= self.committed) {
+            let Some(pending) = self.pending.pop_front() else { break };
             match pending.outcome {
                 Outcome::Record(readable, answer) => {
                     self.visible = Offset(readable.offset.0.saturating_add(1));

@@ -1,6 +1,7 @@
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::BatchRecord;
-use sealcast_proto::roster::Op;
+use sealcast_proto::roster::{Op, Role};
+use sealcast_proto::{BatchNo, Epoch};
 
 use super::*;
 use crate::hand::{Admin, Hand, batch_record, genesis, key};

@@ -1,0 +1,35 @@
+//! After a failed write: the machine is ahead of its log, and must be made anew from it.
+
+use tokio::time::Instant;
+
+use super::Actor;
+use crate::load::{self, Loaded};
+use crate::store::Log;
+
+impl Actor {
+    /// The machine is ahead of its log: makes it anew from what is stored, with a new writer.
+    pub(super) async fn reload(&mut self) {
+        self.reload_at = None;
+        let begun = Instant::now();
+        let writer = self.storage.commit.writer();
+        let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
+        let load = move |log: &dyn Log| Ok(load::load(log, origin.id, &origin.genesis, past));
+        match self.storage.reads.run(load).await {
+            Ok(Ok(Loaded { machine, index })) => {
+                self.machine = machine;
+                self.writer = writer;
+                self.topic.replace_index(index);
+                self.stored.send_replace(self.machine.visible());
+                self.visible.send_replace(self.machine.visible());
+                tracing::info!(topic = %self.topic.id().short(), "took up the log again");
+            }
+            Ok(Err(error)) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
+            Err(error) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
+        }
+        if self.machine.has_failed() {
+            self.reload_at = Some(Instant::now() + self.reload_pause);
+        }
+        // A large roster takes a while to read: not more than a tenth of the time.
+        self.reload_pause = self.reload_pause.max(begun.elapsed() * 10);
+    }
+}

@@ -1,0 +1,23 @@
+//! The broker over real QUIC on loopback, its clients by hand: raw frames, and ciphertexts that are noise.
+
+#![allow(unreachable_pub)]
+
+/// A publisher and an admin by hand.
+mod hand;
+/// A broker in a temporary directory, and connections to it.
+mod world;
+
+/// Going away: what was sent is answered, and everybody is told.
+mod drain;
+/// Bytes that are no frames, and requests that are not allowed.
+mod hostile;
+/// Records in, answers out: order, repeats, the fence, tables.
+mod publish;
+/// One question, one answer.
+mod requests;
+/// A restart on the same directory, and what cannot start.
+mod restart;
+/// What a subscriber gets: its own slots, its share of the roster, everything once and in order.
+mod subscribe;
+/// What publishers and admins follow.
+mod watch;

@@ -1,0 +1,122 @@
+use std::time::Duration;
+
+use sealcast_broker::Limits;
+use sealcast_proto::frame::{Code, Reply, Request};
+use sealcast_proto::object::Prekey;
+use sealcast_proto::roster::Role;
+use sealcast_proto::{Epoch, Offset, RosterSeq, Signed, TopicId};
+
+use crate::hand::{genesis, identity, key};
+use crate::world::{World, code, entries, epochs};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_created_once_and_by_its_owner() {
+    let world = World::new().await;
+    let (topic, _, signed) = genesis(3);
+    let stranger = world.client(2).await;
+    assert_eq!(code(stranger.create(&signed).await), Code::NotAllowed);
+    let owner = world.client(1).await;
+    owner.create(&signed).await.unwrap();
+    owner.create(&signed).await.unwrap();
+    let Reply::Topic(info) = owner.request(vec![Request::FetchTopic(topic)]).await.unwrap() else { panic!() };
+    assert_eq!((info.genesis, info.roster_seq, info.next_offset), (signed, RosterSeq(0), Offset(0)));
+    assert_eq!(code(stranger.request(vec![Request::FetchTopic(topic)]).await), Code::NotAllowed);
+    assert_eq!(code(owner.request(vec![Request::FetchTopic(TopicId([1; 32]))]).await), Code::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_creates_only_so_many_topics() {
+    let world = World::with(Limits { topics_per_owner: 2, ..Limits::default() }).await;
+    let owner = world.client(1).await;
+    for nonce in 0..2 {
+        owner.create(&genesis(nonce).2).await.unwrap();
+    }
+    assert_eq!(code(owner.create(&genesis(2).2).await), Code::Busy);
+    owner.create(&genesis(1).2).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roster_entries_come_from_admins_and_twice_do_no_harm() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let entry = admin.add(&[(7, Role::Admin)]);
+    let publisher = world.client(2).await;
+    assert_eq!(code(publisher.append(topic, &entry).await), Code::NotAllowed);
+    assert_eq!(owner.append(topic, &entry).await.unwrap(), Offset(1));
+    assert_eq!(owner.append(topic, &entry).await.unwrap(), Offset(1));
+    let removal = admin.remove(3);
+    owner.append(topic, &removal).await.unwrap();
+    let second = admin.remove(7);
+    let refusal = owner.append(topic, &second).await.unwrap_err();
+    assert_eq!(refusal.code, Code::Busy);
+    tokio::time::sleep(Duration::from_millis(refusal.retry_after_ms)).await;
+    owner.append(topic, &second).await.unwrap();
+    assert_eq!(code(world.client(7).await.append(topic, &entry).await), Code::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roster_can_be_fetched() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    owner.append(topic, &admin.add(&[(4, Role::Reader)])).await.unwrap();
+    let all = owner.fetch(Request::FetchRoster(topic, RosterSeq(1))).await.unwrap();
+    assert_eq!(entries(&all).len(), 2);
+    assert!(entries(&all).iter().all(|entry| entry.ops.is_some()));
+    assert!(matches!(all.last(), Some(Reply::AtHead { next_offset: Offset(2), .. })));
+    let reader = world.client(3).await;
+    let some = reader.fetch(Request::FetchRoster(topic, RosterSeq(2))).await.unwrap();
+    assert_eq!((entries(&some).len(), &entries(&some)[0].ops), (1, &None));
+    assert_eq!(
+        code(world.client(9).await.fetch(Request::FetchRoster(topic, RosterSeq(1))).await),
+        Code::NotAllowed
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn epochs_can_be_fetched_with_the_own_slot() {
+    let world = World::new().await;
+    let (topic, admin, _owner) =
+        world.topic(&[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)]).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    client.begin(&mut pipe, topic, &mut hand, &admin, &[4]).await;
+    let ask = |epoch| Request::FetchEpochs { topic, publisher: key(2), epoch: Epoch(epoch) };
+    let reader = world.client(3).await;
+    let replies = reader.fetch(ask(101)).await.unwrap();
+    let [epoch] = epochs(&replies)[..] else { panic!("{replies:?}") };
+    assert_eq!(epoch.slot.unwrap().member, admin.index(3));
+    // A fresh epoch without a slot: nothing before it would help.
+    let replies = reader.fetch(ask(102)).await.unwrap();
+    let [epoch] = epochs(&replies)[..] else { panic!("{replies:?}") };
+    assert_eq!((epoch.header.peek().unwrap().epoch, epoch.slot), (Epoch(102), None));
+    assert!(epochs(&reader.fetch(ask(100)).await.unwrap()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prekeys_are_put_by_their_owners_and_only_newer_ones() {
+    let world = World::new().await;
+    let (topic, ..) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as u32;
+    let make = |n: u8, id: u32| {
+        let not_before_ms = u64::from(id) * 1000;
+        let prekey = Prekey {
+            owner: key(n),
+            prekey_id: id,
+            x25519: [n; 32],
+            not_before_ms,
+            not_after_ms: not_before_ms + 3_600_000,
+        };
+        Signed::sign(&prekey, identity(n).signing_key())
+    };
+    let reader = world.client(3).await;
+    let put = async |prekey| reader.request(vec![Request::PutPrekey(topic, prekey)]).await;
+    put(make(3, now)).await.unwrap();
+    put(make(3, now)).await.unwrap();
+    assert_eq!(code(put(make(3, now - 1)).await), Code::Conflict);
+    assert_eq!(code(put(make(3, now + 2 * 24 * 3600)).await), Code::Malformed);
+    assert_eq!(code(put(make(3, now - 7_200)).await), Code::Malformed);
+    assert_eq!(code(put(make(2, now)).await), Code::NotAllowed);
+    put(make(3, now + 1)).await.unwrap();
+    let stranger = world.client(9).await;
+    assert_eq!(code(stranger.request(vec![Request::PutPrekey(topic, make(9, now))]).await), Code::NotAllowed);
+}

@@ -1,0 +1,313 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use sealcast_broker::Limits;
+use sealcast_link::LinkError;
+use sealcast_proto::frame::{Code, From, HoleReason, Reply, Request};
+use sealcast_proto::policy::Policy;
+use sealcast_proto::roster::{Op, Role, RosterChain};
+use sealcast_proto::{Offset, RosterSeq};
+
+use crate::hand::{batch_record, genesis, key};
+use crate::world::{World, ciphertexts, entries, epochs, soon};
+
+const MEMBERS: &[(u8, Role)] =
+    &[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader), (5, Role::Publisher)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_subscriber_gets_its_own_slot_and_no_other() {
+    let world = World::new().await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let reader = world.client(3).await;
+    let mut live = reader.subscribe(topic, From::Latest, None).await;
+    live.until_head().await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[1, 3, 4]).await;
+    pipe.batch(&mut hand, b"one").await;
+
+    for (n, mut sub) in [
+        (3, live),
+        (4, world.client(4).await.subscribe(topic, From::Earliest, None).await),
+        (5, world.client(5).await.subscribe(topic, From::Earliest, None).await),
+    ] {
+        let replies = sub.until(|reply| matches!(reply, Reply::Record(..))).await;
+        assert_eq!(ciphertexts(&replies), [Bytes::from_static(b"one")]);
+        let slot = epochs(&replies)[0].slot;
+        assert_eq!(slot.map(|slot| slot.member), (n != 5).then(|| admin.index(n)), "member {n}");
+        let other = [1, 3, 4, 5].into_iter().filter(|other| *other != n);
+        for other in other {
+            // Nowhere in what it got do another's slot bytes stand.
+            let foreign = [&admin.index(other).0.to_be_bytes()[..], &[101; 44]].concat();
+            assert!(!format!("{replies:?}").is_empty());
+            for reply in &replies {
+                let bytes = reply.encode();
+                assert!(
+                    !bytes.windows(foreign.len()).any(|window| window == foreign),
+                    "{n} got {other}'s slot"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_begins_where_it_is_asked_to() {
+    let world = World::new().await;
+    let (topic, admin, owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[1, 3]).await;
+    for n in 0..10u8 {
+        pipe.batch(&mut hand, &[n; 20]).await;
+    }
+    let reader = world.client(3).await;
+    let read = async |from| reader.read_all(topic, from, None).await;
+    let firsts = |replies: &[Reply]| ciphertexts(replies).iter().map(|it| it[0]).collect::<Vec<_>>();
+    assert_eq!(firsts(&read(From::Earliest).await), (0..10).collect::<Vec<_>>());
+    assert!(firsts(&read(From::Latest).await).is_empty());
+    assert_eq!(firsts(&read(From::Time(0)).await).len(), 10);
+    assert!(firsts(&read(From::Time(u64::MAX)).await).is_empty());
+    assert!(firsts(&read(From::Offset(Offset(u64::MAX))).await).is_empty());
+
+    let middle = read(From::Offset(Offset(6))).await;
+    assert_eq!(firsts(&middle), [4, 5, 6, 7, 8, 9]);
+    let Reply::Start(start) = &middle[0] else { panic!() };
+    assert_eq!((start.start_offset, start.next_offset), (Offset(6), Offset(12)));
+    assert_eq!(start.genesis.topic_id(), topic);
+    // The newest header before the start, with the own slot, and the last batch there: enough to chain from.
+    let Some(Reply::Context(context)) = middle.iter().find(|reply| matches!(reply, Reply::Context(_))) else {
+        panic!()
+    };
+    assert_eq!(context.epoch.slot.unwrap().member, admin.index(3));
+    let (digest, offset) = context.batch.as_ref().unwrap();
+    let header = context.epoch.header.peek().unwrap();
+    let (batch, _) = digest.verify(&context.epoch.header.hash(), &header.epoch_vk).unwrap();
+    assert_eq!((batch.batch_no.0, *offset), (3, Offset(5)));
+    assert!(matches!(middle.last(), Some(Reply::AtHead { next_offset: Offset(12), end_of_stream: true })));
+    drop(owner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roster_comes_as_a_chain_that_can_be_followed() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(MEMBERS).await;
+    owner.append(topic, &admin.add(&[(6, Role::Publisher)])).await.unwrap();
+    let policy = Policy { beacon_ms: 200, ..Policy::default() };
+    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy.clone())])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::Rotate])).await.unwrap();
+    let reader = world.client(3).await;
+
+    let (_, parsed, _) = genesis(0);
+    // Nothing held: begins at the newest entry of the owner, with whole lists.
+    let replies = reader.read_all(topic, From::Latest, None).await;
+    let [first] = entries(&replies)[..] else { panic!("{replies:?}") };
+    let (roles, policy_bytes) = (first.roles.clone().unwrap(), first.policy.clone().unwrap());
+    let chain = RosterChain::begin_at(topic, &parsed, &first.entry, &roles, &policy_bytes).unwrap();
+    assert_eq!(
+        (chain.seq(), chain.hash(), chain.policy()),
+        (RosterSeq(4), admin.roster.chain().hash(), &policy)
+    );
+    assert!(chain.may_publish(&key(6)));
+    // From the beginning: before entry 1 nobody signed anything, so the entries themselves are the chain.
+    let replies = reader.read_all(topic, From::Earliest, None).await;
+    let mut chain = RosterChain::new(topic, &parsed);
+    for entry in entries(&replies) {
+        assert_eq!(entry.ops, None, "readers are not told who the others are");
+        chain.follow(&entry.entry, entry.roles.as_deref(), entry.policy.as_deref()).unwrap();
+    }
+    assert_eq!(&chain, admin.roster.chain());
+    // Some held: the rest.
+    let replies = reader.read_all(topic, From::Latest, Some(RosterSeq(2))).await;
+    let seqs: Vec<_> = entries(&replies).iter().map(|entry| entry.entry.peek().unwrap().seq.0).collect();
+    assert_eq!(seqs, [3, 4]);
+    let publisher = world.client(5).await;
+    let replies = publisher.read_all(topic, From::Earliest, None).await;
+    assert!(entries(&replies).iter().all(|entry| entry.ops.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_is_served_up_to_its_removal() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3, 4]).await;
+    pipe.batch(&mut hand, b"before").await;
+    let (gone, stays) = (world.client(3).await, world.client(4).await);
+    let mut gone_live = gone.subscribe(topic, From::Latest, None).await;
+    let mut stays_live = stays.subscribe(topic, From::Latest, None).await;
+    gone_live.until_head().await;
+    stays_live.until_head().await;
+    let at = owner.append(topic, &admin.remove(3)).await.unwrap();
+    client.begin(&mut pipe, topic, &mut hand, &admin, &[4]).await;
+    pipe.batch(&mut hand, b"after").await;
+
+    let Reply::Roster(entry) = gone_live.next().await else { panic!() };
+    assert!(entry.ops.is_some() && entry.offset == at);
+    gone_live.end().await;
+    let replies = stays_live.until(|reply| matches!(reply, Reply::Record(..))).await;
+    assert_eq!(ciphertexts(&replies), [Bytes::from_static(b"after")]);
+    assert_eq!(entries(&replies)[0].ops, None);
+    // Whoever was away learns of it all the same, and gets what it may read.
+    let late = gone.read_all(topic, From::Earliest, None).await;
+    assert_eq!(ciphertexts(&late), [Bytes::from_static(b"before")]);
+    assert_eq!(epochs(&late)[0].slot.unwrap().member.0, 2);
+    let last = entries(&late).pop().unwrap();
+    assert!(last.offset == at && last.ops.is_some() && matches!(late.last(), Some(Reply::Roster(_))));
+    let latest = gone.read_all(topic, From::Latest, None).await;
+    assert!(ciphertexts(&latest).is_empty() && matches!(latest.last(), Some(Reply::Roster(_))));
+    // Back again, under a new index: the old epoch's slot is still its own.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    owner.append(topic, &admin.add(&[(3, Role::Reader)])).await.unwrap();
+    let back = gone.read_all(topic, From::Earliest, None).await;
+    assert_eq!(ciphertexts(&back).len(), 2);
+    let slots: Vec<_> = epochs(&back).iter().map(|epoch| epoch.slot.map(|slot| slot.member.0)).collect();
+    assert_eq!(slots, [Some(2), None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beacons_reach_those_at_the_head() {
+    let world = World::new().await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, hand) = client.publisher(topic, 2, &admin, &[]).await;
+    let reader = world.client(3).await;
+    let mut sub = reader.subscribe(topic, From::Latest, None).await;
+    sub.until_head().await;
+    // AtHead was said: from here on beacons are relayed, as soon as the subscription listens.
+    let beacon = hand.beacon(&admin.roster);
+    let relayed = async {
+        loop {
+            pipe.send(Request::Beacon(beacon.clone())).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        reply = sub.next() => assert_eq!(reply, Reply::Beacon(key(2), beacon.clone())),
+        () = relayed => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_larger_than_memory_keeps_comes_whole_and_in_order() {
+    let world = World::new().await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    let reader = world.client(3).await;
+    let mut slow = reader.subscribe(topic, From::Latest, None).await;
+    slow.until_head().await;
+    // Some 20 MB, of every size: more than the ring and QUIC's windows hold.
+    let sizes: Vec<usize> = (0..1_500).map(|n| 17 + (n * 7_919) % 28_000).collect();
+    for (n, size) in sizes.iter().enumerate() {
+        pipe.record(batch_record(&hand.batch(&vec![n as u8; *size]))).await;
+    }
+    for _ in &sizes {
+        pipe.ack().await;
+    }
+    for sub in [slow, reader.subscribe(topic, From::Earliest, None).await] {
+        let mut sub = sub;
+        let mut seen = 0;
+        let mut last = None;
+        while seen < sizes.len() {
+            let Reply::Record(offset, record) = sub.next().await else { continue };
+            let ciphertext = Reply::batch(record).unwrap().ciphertext().0.clone();
+            assert_eq!((ciphertext.len(), ciphertext[0]), (sizes[seen], seen as u8));
+            assert!(last < Some(offset));
+            last = Some(offset);
+            seen += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_reading_is_cut_off_and_holds_nobody_up() {
+    let limits = Limits { stall: Duration::from_millis(300), ..Limits::default() };
+    let world = World::with(limits).await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[]).await;
+    let stalled = world.client(3).await;
+    let mut silent = stalled.subscribe(topic, From::Latest, None).await;
+    silent.until_head().await;
+    let live = world.client(4).await;
+    let mut reading = live.subscribe(topic, From::Latest, None).await;
+    reading.until_head().await;
+    let count = 40;
+    let feed = async {
+        for n in 0..count {
+            pipe.batch(&mut hand, &vec![n; 1 << 20]).await;
+        }
+    };
+    let read = async {
+        for _ in 0..count {
+            reading.until(|reply| matches!(reply, Reply::Record(..))).await;
+        }
+    };
+    soon(async { tokio::join!(feed, read) }).await;
+    // The broker gives the stream up, both halves of it; this side has read nothing meanwhile.
+    assert_eq!(soon(silent.writer.stopped()).await, Err(LinkError::StreamStopped));
+    let ended = loop {
+        match silent.maybe().await {
+            Ok(Some(_)) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(ended, Err(LinkError::StreamReset));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_removed_is_announced() {
+    let limits = Limits { retention_every: Duration::from_millis(50), ..Limits::default() };
+    let world = World::with(limits).await;
+    let (topic, mut admin, owner) = world.topic(MEMBERS).await;
+    let policy = Policy { retain_bytes: 40_000, ..Policy::default() };
+    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    for n in 0..100u8 {
+        pipe.batch(&mut hand, &[n; 1_000]).await;
+    }
+    let reader = world.client(3).await;
+    // Until retention has come by.
+    let replies = soon(async {
+        loop {
+            let replies = reader.read_all(topic, From::Offset(Offset(0)), Some(RosterSeq(0))).await;
+            if replies.iter().any(|reply| matches!(reply, Reply::Hole(..))) {
+                return replies;
+            }
+        }
+    })
+    .await;
+    let Reply::Start(start) = &replies[0] else { panic!() };
+    let hole = replies.iter().find(|reply| matches!(reply, Reply::Hole(..))).unwrap();
+    assert_eq!(*hole, Reply::Hole(Offset(0), start.start_offset, HoleReason::Retention));
+    assert_eq!(entries(&replies).len(), 2, "roster entries stay for ever");
+    let Some(Reply::Context(context)) = replies.iter().find(|reply| matches!(reply, Reply::Context(_)))
+    else {
+        panic!("{replies:?}")
+    };
+    assert_eq!(
+        context.epoch.slot.unwrap().member,
+        admin.index(3),
+        "headers and slots stay as long as they open something"
+    );
+    let kept = ciphertexts(&replies);
+    assert!((30..60).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept.last().unwrap()[0], 99);
+    let (digest, _) = context.batch.as_ref().unwrap();
+    assert_eq!(digest.peek().unwrap().batch_no.0 + 1, u64::from(kept[0][0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_unknown_topics_get_the_same_answer() {
+    let world = World::new().await;
+    let (topic, ..) = world.topic(MEMBERS).await;
+    let stranger = world.client(9).await;
+    let mut answers = vec![];
+    for topic in [topic, sealcast_proto::TopicId([9; 32])] {
+        let mut sub = stranger.subscribe(topic, From::Earliest, None).await;
+        answers.push(sub.refused().await);
+        sub.end().await;
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(answers[0].code, Code::NotAllowed);
+}

@@ -29,7 +29,16 @@ pub(crate) struct Sink {
 #[derive(Debug)]
 enum To {
     Stdout,
-    File { file: File, path: PathBuf, len: u64 },
+    File {
+        file: File,
+        path: PathBuf,
+        len: u64,
+    },
+    /// A device or a pipe: it has no length to go back to.
+    Stream {
+        file: File,
+        path: PathBuf,
+    },
 }
 
 /// What became of a write.
@@ -51,13 +60,17 @@ impl Sink {
     pub(crate) fn file(path: &Path, tag: Option<&[u8]>, anew: bool) -> Result<Self, Failure> {
         let io = |doing: &str, error: &io::Error| Failure::io(format!("{doing} {}", path.display()), error);
         let mut file = File::options()
-            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
             .map_err(|error| io("open", &error))?;
         let path = std::fs::canonicalize(path).map_err(|error| io("open", &error))?;
+        let found = file.metadata().map_err(|error| io("open", &error))?;
+        if !found.is_file() {
+            let terminal = file.is_terminal();
+            return Ok(Self { to: To::Stream { file, path }, buffer: Vec::new(), terminal });
+        }
         if path.as_os_str().len() > MAX_PATH {
             return Err(Failure::usage(format!(
                 "the path of {} is longer than {MAX_PATH} bytes",
@@ -65,7 +78,7 @@ impl Sink {
             ))
             .hint("give it a shorter one"));
         }
-        let found = file.metadata().map_err(|error| io("open", &error))?.len();
+        let found = found.len();
         let committed = tag.and_then(|tag| committed_len(tag, &path)).filter(|_| !anew);
         let len = match committed {
             Some(len) if len > found => {
@@ -90,6 +103,8 @@ impl Sink {
         };
         let at_end = file.set_len(len).and_then(|()| file.seek(SeekFrom::Start(len)));
         at_end.map_err(|error| io("truncate", &error))?;
+        // The name too must be on the disk before a cursor counts on it.
+        sync_parent(&path).map_err(|error| io("save", &error))?;
         Ok(Self { to: To::File { file, path, len }, buffer: Vec::new(), terminal: false })
     }
 
@@ -134,6 +149,11 @@ impl Sink {
                     .map_err(|error| Failure::io(format!("write {}", path.display()), &error))?;
                 *len += self.buffer.len() as u64;
             }
+            To::Stream { file, path } => match file.write_all(&self.buffer) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Written::ReaderGone),
+                Err(error) => return Err(Failure::io(format!("write {}", path.display()), &error)),
+            },
         }
         self.buffer.clear();
         Ok(Written::Yes)
@@ -142,7 +162,7 @@ impl Sink {
     /// The tag for what was flushed; a file's data is on the disk when it returns.
     pub(crate) fn tag(&mut self) -> Result<Vec<u8>, Failure> {
         match &mut self.to {
-            To::Stdout => Ok(Vec::new()),
+            To::Stdout | To::Stream { .. } => Ok(Vec::new()),
             To::File { file, path, len } => {
                 // A cursor that survives a power cut must not be ahead of the file.
                 file.sync_data().map_err(|error| Failure::io(format!("save {}", path.display()), &error))?;
@@ -154,6 +174,16 @@ impl Sink {
     }
 }
 
+#[cfg(unix)]
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+#[cfg(not(unix))]
+fn sync_parent(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// The length in a tag, if it is of this file.
 fn committed_len(tag: &[u8], path: &Path) -> Option<u64> {
     let (len, name) = tag.split_first_chunk::<8>()?;
@@ -163,6 +193,12 @@ fn committed_len(tag: &[u8], path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_has_no_length() {
+        let mut sink = Sink::file(Path::new("/dev/null"), Some(b"12345678/dev/null"), false).unwrap();
+        assert!(write(&mut sink, "gone").is_empty());
+    }
 
     fn write(sink: &mut Sink, text: &str) -> Vec<u8> {
         sink.buffer().extend_from_slice(text.as_bytes());

@@ -271,7 +271,7 @@ async fn what_retention_removed_is_announced() {
     let replies = soon(async {
         loop {
             let replies = reader.read_all(topic, From::Offset(Offset(0)), Some(RosterSeq(0))).await;
-            if replies.iter().any(|reply| matches!(reply, Reply::Hole(..))) {
+            if ciphertexts(&replies).len() < 60 {
                 return replies;
             }
         }
@@ -291,7 +291,7 @@ async fn what_retention_removed_is_announced() {
         "headers and slots stay as long as they open something"
     );
     let kept = ciphertexts(&replies);
-    assert!((30..60).contains(&kept.len()), "{}", kept.len());
+    assert!(kept.len() > 30, "{}", kept.len());
     assert_eq!(kept.last().unwrap()[0], 99);
     let (digest, _) = context.batch.as_ref().unwrap();
     assert_eq!(digest.peek().unwrap().batch_no.0 + 1, u64::from(kept[0][0]));

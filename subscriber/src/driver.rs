@@ -111,10 +111,9 @@ impl Driver {
         let mut prekeys_at = Instant::now();
         loop {
             self.settle(&mut tasks);
-            let pause = tasks.paused;
             let tick_ms = Duration::from_millis(self.inbox.tick_ms());
             // Under a constant flow of frames time passes too.
-            let woken = if self.items.is_some() && !pause && Instant::now() > tick_at + tick_ms {
+            let woken = if self.items.is_some() && !tasks.paused && Instant::now() > tick_at + tick_ms {
                 Woken::Tick
             } else {
                 let ready = self.inbox.policy().is_some() && tasks.stream.is_some();
@@ -168,10 +167,9 @@ impl Driver {
             false => records >= MAX_PENDING || bytes >= MAX_PENDING_BYTES,
             true => records > MAX_PENDING / 2 || bytes > MAX_PENDING_BYTES / 2,
         };
-        let pause = full || tasks.need.is_some();
-        if pause != tasks.paused {
-            tasks.paused = pause;
-            self.put(if pause { Input::Paused } else { Input::Resumed }, tasks);
+        if full != tasks.paused {
+            tasks.paused = full;
+            self.put(if full { Input::Paused } else { Input::Resumed }, tasks);
             self.watch(tasks);
         }
     }
@@ -195,7 +193,9 @@ impl Driver {
 
     async fn wait(&mut self, tasks: &mut Tasks, tick_at: Instant, prekeys_at: Option<Instant>) -> Woken {
         let live = self.items.is_some();
-        let read = live && !tasks.paused;
+        // A broker that does not answer a question is silent too: time goes on meanwhile.
+        let tick = live && !tasks.paused;
+        let read = tick && tasks.need.is_none();
         tokio::select! {
             biased;
             command = self.commands.recv() => Woken::Command(command),
@@ -207,7 +207,7 @@ impl Driver {
             stream = ready(&mut tasks.reopen), if live => Woken::Opened(Box::new(stream)),
             frame = frame(&mut tasks.stream), if read => Woken::Frame(frame),
             () = until(prekeys_at), if live && tasks.prekeys.is_none() => Woken::PrekeysDue,
-            () = sleep_until(tick_at), if read => Woken::Tick,
+            () = sleep_until(tick_at), if tick => Woken::Tick,
         }
     }
 

@@ -11,8 +11,8 @@
 //! it. What is missing, repeated, reordered, forged, cut off or withheld is never silent: it is an [`Event`] between
 //! the messages.
 //!
-//! Architecture Invariant: the driver decides nothing and the inbox touches nothing. No file of this crate but
-//! `driver.rs`, `stream.rs`, `prekeys.rs` and `subscriber.rs` knows of tokio, a clock or a disk.
+//! Architecture Invariant: the driver decides nothing and the inbox touches nothing. `inbox`, `ledger`, `cursor` and
+//! `event` know of no task, clock, socket or file: they are tested in virtual time.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)

@@ -12,6 +12,9 @@ use crate::inbox::MAX_FETCHED;
 /// The longest wait for a broker to permit a stream, or to begin an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The longest wait for a whole answer of some hundred headers: delivery waits for it.
+const FETCH_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A delivery stream.
 pub(crate) struct Stream {
     pub(crate) connection: Connection,
@@ -49,14 +52,20 @@ pub(crate) async fn fetch_epochs(
     publisher: PublicKey,
     epoch: Epoch,
 ) -> Result<Vec<EpochDelivery>, RequestError> {
-    let mut replies = connection.fetch(Request::FetchEpochs { topic, publisher, epoch }).await?;
-    let mut epochs = Vec::new();
-    while let Some(reply) = replies.next().await? {
-        match reply {
-            Reply::Epoch(delivery) if epochs.len() < MAX_FETCHED => epochs.push(delivery),
-            Reply::AtHead { .. } => break,
-            _ => return Err(LinkError::Protocol("it answered something else").into()),
+    let fetch = async {
+        let mut replies = connection.fetch(Request::FetchEpochs { topic, publisher, epoch }).await?;
+        let mut epochs = Vec::new();
+        while let Some(reply) = replies.next().await? {
+            match reply {
+                Reply::Epoch(delivery) if epochs.len() < MAX_FETCHED => epochs.push(delivery),
+                Reply::AtHead { .. } => break,
+                _ => return Err(LinkError::Protocol("it answered something else").into()),
+            }
         }
+        Ok(epochs)
+    };
+    match timeout(FETCH_PATIENCE, fetch).await {
+        Ok(result) => result,
+        Err(_) => Err(LinkError::Late("answer").into()),
     }
-    Ok(epochs)
 }

@@ -3,6 +3,7 @@
 use sealcast_proto::frame::From as Begin;
 use sealcast_proto::roster::Role;
 
+use super::client::*;
 use super::world::*;
 
 #[test]

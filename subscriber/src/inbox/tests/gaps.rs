@@ -6,6 +6,7 @@ use sealcast_proto::policy::Durability;
 use sealcast_proto::roster::Role;
 use sealcast_proto::{Hash, Offset};
 
+use super::client::*;
 use super::world::*;
 use crate::event::Event;
 use crate::inbox::Input;

@@ -1,6 +1,8 @@
 //! The inbox against a topic in memory, in virtual time.
 
-/// The topic, its publishers, a broker, a reader.
+/// A reader, and what its application does.
+mod client;
+/// The topic, its publishers, a broker.
 mod world;
 
 /// Messages in order, starts, several publishers.

@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use sealcast_envelope::PrekeyRing;
 use sealcast_proto::frame::From as Begin;
 
+use super::client::*;
 use super::world::*;
 use crate::cursor::Cursor;
 use crate::inbox::Input;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use sealcast_proto::frame::From as Begin;
 use sealcast_proto::roster::Role;
 
+use super::client::*;
 use super::world::*;
 use crate::cursor::{Cursor, CursorError, SavedKeys};
 

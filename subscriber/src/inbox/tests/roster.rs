@@ -3,6 +3,7 @@
 use sealcast_proto::frame::{From as Begin, Reply};
 use sealcast_proto::roster::{Op, Role, Roster};
 
+use super::client::*;
 use super::world::*;
 use crate::cursor::Cursor;
 

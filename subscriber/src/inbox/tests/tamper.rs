@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use sealcast_proto::frame::{From as Begin, Reply};
 use sealcast_proto::{Offset, Signed};
 
+use super::client::*;
 use super::world::*;
 use crate::inbox::Input;
 

@@ -2,6 +2,8 @@
 
 mod reload;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -48,5 +48,7 @@ pub use limits::Limits;
 pub use load::LoadError;
 
 #[cfg(test)]
+mod faulty;
+#[cfg(test)]
 #[path = "../tests/it/hand.rs"]
 mod hand;

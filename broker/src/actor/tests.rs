@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use sealcast_proto::accept::BatchClaim;
+use sealcast_proto::frame::Code;
+use sealcast_proto::policy::{Durability, Policy};
+use sealcast_proto::record::BatchRecord;
+use sealcast_proto::roster::Op;
+use sealcast_proto::{BatchNo, Epoch};
+use tokio::time::timeout;
+
+use super::*;
+use crate::faulty::{Disk, Faulty};
+use crate::hand::{Admin, Hand, batch_record, genesis, key};
+use crate::limits::Limits;
+use crate::shared::Shared;
+use crate::store::MemoryLog;
+
+const SESSION: SessionId = SessionId(1);
+
+/// A topic of owner 1 and publisher 2, on a disk that can fail.
+struct Bench {
+    disk: Arc<Faulty>,
+    shared: Shared,
+    topic: Arc<Topic>,
+    admin: Admin,
+    hand: Hand,
+    answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+impl Bench {
+    async fn new(policy: Policy) -> Self {
+        let disk = Faulty::new(MemoryLog::new());
+        let storage = Storage::start(disk.clone()).unwrap();
+        let shared = Shared::new(storage, Limits::default(), Vec::new());
+        let (id, parsed, signed) = genesis(0);
+        shared.create(key(1), signed).await.unwrap();
+        let topic = shared.registry.topic(&id).unwrap();
+        let (_, answers) = mpsc::unbounded_channel();
+        let mut bench =
+            Self { disk, shared, topic, admin: Admin::new(id, &parsed), hand: Hand::new(2), answers };
+        let ops = [Op::Add { identity: key(2), role: Role::Publisher }, Op::SetPolicy(policy)];
+        let entry = bench.admin.entry(&ops);
+        bench.roster(entry).await.unwrap();
+        bench.attach().await;
+        bench.header().await;
+        assert!(matches!(bench.answer().await, Answer::Ack(_)));
+        bench
+    }
+
+    async fn attach(&mut self) {
+        let (answers, answered) = mpsc::unbounded_channel();
+        self.answers = answered;
+        let (session, identity) = (SESSION, key(2));
+        let attach = self.topic.ask(|reply| Message::Attach { session, identity, answers, reply });
+        assert!(attach.await.unwrap().is_some());
+    }
+
+    async fn roster(&self, bundle: EntryBundle) -> Result<Offset, Refusal> {
+        let budget = self.shared.storage.commit.reserve(1).await.unwrap();
+        self.topic.ask(|answer| Message::Roster { bundle, budget, answer }).await.unwrap()
+    }
+
+    async fn offer(&self, offered: Offered) {
+        let budget = self.shared.storage.commit.reserve(1).await.unwrap();
+        let (session, identity) = (SESSION, key(2));
+        self.topic.send(Message::Publish { session, identity, offered, budget }).await.unwrap();
+    }
+
+    async fn header(&mut self) {
+        let (header, _) = self.hand.begin(&self.admin.roster, &[]);
+        self.offer(Offered::Header(header)).await;
+    }
+
+    async fn batch(&self, batch: &BatchRecord) {
+        let header = self.hand.newest.as_ref().unwrap();
+        let mut claim = Box::new(BatchClaim::read(batch).unwrap());
+        claim.verify(&header.hash(), &header.peek().unwrap().epoch_vk);
+        self.offer(Offered::Batch { claim, record: batch_record(batch) }).await;
+    }
+
+    async fn answer(&mut self) -> Answer {
+        timeout(Duration::from_secs(20), self.answers.recv()).await.unwrap().unwrap()
+    }
+
+    /// Sends it again until it is taken.
+    async fn insist(&mut self, batch: &BatchRecord) -> Ack {
+        loop {
+            self.batch(batch).await;
+            match self.answer().await {
+                Answer::Ack(ack) => return ack,
+                Answer::Refused(refusal) => assert_eq!(refusal.code, Code::ReadOnly),
+                Answer::Superseded => panic!(),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_and_goes_on_once_there_is_space() {
+    let mut bench = Bench::new(Policy::default()).await;
+    let (first, second) = (bench.hand.batch(b"first"), bench.hand.batch(b"second"));
+    bench.batch(&first).await;
+    assert!(matches!(bench.answer().await, Answer::Ack(ack) if ack.offset == Offset(2)));
+    bench.disk.becomes(Disk::Full);
+    bench.batch(&second).await;
+    let Answer::Refused(refusal) = bench.answer().await else { panic!() };
+    assert_eq!((refusal.code, refusal.record), (Code::ReadOnly, Some((Epoch(101), Some(BatchNo(1))))));
+    assert!(refusal.retry_after_ms > 0);
+    let entry = bench.admin.add(&[(9, Role::Reader)]);
+    assert_eq!(bench.roster(entry.clone()).await.unwrap_err().code, Code::ReadOnly);
+    assert_eq!(bench.topic.head(), Offset(3), "what is stored stays readable, and no more");
+    bench.disk.becomes(Disk::Well);
+    // The same bytes: neither lost nor stored twice, at the place that the failed write did not use up.
+    assert_eq!(bench.insist(&second).await.offset, Offset(3));
+    assert_eq!(bench.insist(&first).await.offset, Offset(2));
+    assert_eq!(bench.roster(entry).await.unwrap(), Offset(4));
+    assert_eq!(bench.topic.roster_head().0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_disk_is_read_only_until_a_restart() {
+    let mut bench = Bench::new(Policy::default()).await;
+    let batch = bench.hand.batch(b"lost");
+    bench.disk.becomes(Disk::Broken);
+    bench.batch(&batch).await;
+    assert!(matches!(bench.answer().await, Answer::Refused(refusal) if refusal.code == Code::ReadOnly));
+    bench.disk.becomes(Disk::Well);
+    bench.batch(&batch).await;
+    assert!(matches!(bench.answer().await, Answer::Refused(refusal) if refusal.code == Code::ReadOnly));
+    assert!(bench.shared.storage.commit.failure().is_some());
+    let id = bench.topic.id();
+    let held = bench.shared.storage.reads.run(move |log| log.read(&id, Offset(0), 1 << 20)).await.unwrap();
+    assert_eq!(held.len(), 2, "what was stored can be read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_topic_that_lost_batches_never_gives_their_offsets_out_again() {
+    let policy = Policy { durability: Durability::Memory, ..Policy::default() };
+    let mut bench = Bench::new(policy).await;
+    let batch = bench.hand.batch(b"seen, then lost");
+    bench.disk.becomes(Disk::Full);
+    bench.batch(&batch).await;
+    let Answer::Ack(seen) = bench.answer().await else { panic!() };
+    // Until the failed write is noticed, the batch counts as stored.
+    while let Answer::Ack(_) = {
+        bench.batch(&batch).await;
+        bench.answer().await
+    } {}
+    bench.disk.becomes(Disk::Well);
+    let again = bench.insist(&batch).await;
+    assert!(again.offset > Offset(seen.offset.0 + 1_000), "{} {}", seen.offset, again.offset);
+}

@@ -1,0 +1,130 @@
+//! A log whose disk fails when it is told to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use sealcast_proto::frame::Level;
+use sealcast_proto::slot::Slot;
+use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, TopicId};
+
+use crate::store::{
+    Bounds, Log, LogError, MemoryLog, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write,
+};
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Disk {
+    Well,
+    Full,
+    Broken,
+}
+
+pub(crate) struct Faulty {
+    inner: MemoryLog,
+    disk: AtomicU8,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: MemoryLog) -> Arc<Self> {
+        Arc::new(Self { inner, disk: AtomicU8::new(Disk::Well as u8) })
+    }
+
+    pub(crate) fn becomes(&self, disk: Disk) {
+        self.disk.store(disk as u8, Ordering::SeqCst);
+    }
+}
+
+type Result<T> = std::result::Result<T, LogError>;
+
+impl Log for Faulty {
+    fn write(&self, writes: &[Write], sync: bool) -> Result<()> {
+        let disk = self.disk.load(Ordering::SeqCst);
+        if disk == Disk::Full as u8 {
+            return Err(LogError::Full { dir: PathBuf::from("/full"), free: 0, reserve: 1 });
+        }
+        if disk == Disk::Broken as u8 {
+            return Err(LogError::Io { doing: "testing", error: Arc::new(std::io::Error::other("broken")) });
+        }
+        self.inner.write(writes, sync)
+    }
+
+    fn level(&self) -> Level {
+        self.inner.level()
+    }
+    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>> {
+        self.inner.topics()
+    }
+    fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>> {
+        self.inner.topic(topic)
+    }
+    fn bounds(&self, topic: &TopicId) -> Result<Bounds> {
+        self.inner.bounds(topic)
+    }
+    fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>> {
+        self.inner.read(topic, from, max_bytes)
+    }
+    fn read_back(&self, topic: &TopicId, before: Offset, max_records: usize) -> Result<Vec<Stored>> {
+        self.inner.read_back(topic, before, max_records)
+    }
+    fn seek_time(&self, topic: &TopicId, ms: u64) -> Result<Offset> {
+        self.inner.seek_time(topic, ms)
+    }
+    fn seek_bytes(&self, topic: &TopicId, max_bytes: u64) -> Result<Offset> {
+        self.inner.seek_bytes(topic, max_bytes)
+    }
+    fn rosters(&self, topic: &TopicId, from: RosterSeq, max_bytes: usize) -> Result<Vec<StoredRoster>> {
+        self.inner.rosters(topic, from, max_bytes)
+    }
+    fn roster_before(&self, topic: &TopicId, before: Offset) -> Result<Option<RosterSeq>> {
+        self.inner.roster_before(topic, before)
+    }
+    fn head(&self, topic: &TopicId) -> Result<Option<Bytes>> {
+        self.inner.head(topic)
+    }
+    fn publishers(&self, topic: &TopicId) -> Result<Vec<(PublicKey, Bytes)>> {
+        self.inner.publishers(topic)
+    }
+    fn epochs_back(
+        &self,
+        topic: &TopicId,
+        publisher: &PublicKey,
+        up_to: Epoch,
+        max: usize,
+    ) -> Result<Vec<StoredEpoch>> {
+        self.inner.epochs_back(topic, publisher, up_to, max)
+    }
+    fn batch(
+        &self,
+        topic: &TopicId,
+        publisher: &PublicKey,
+        epoch: Epoch,
+        batch_no: BatchNo,
+    ) -> Result<Option<StoredBatch>> {
+        self.inner.batch(topic, publisher, epoch, batch_no)
+    }
+    fn batch_before(
+        &self,
+        topic: &TopicId,
+        publisher: &PublicKey,
+        epoch: Epoch,
+        before: Offset,
+    ) -> Result<Option<StoredBatch>> {
+        self.inner.batch_before(topic, publisher, epoch, before)
+    }
+    fn new_table(&self) -> TableId {
+        self.inner.new_table()
+    }
+    fn slot(&self, table: TableId, member: MemberIndex) -> Result<Option<Slot>> {
+        self.inner.slot(table, member)
+    }
+    fn prekey(&self, owner: &PublicKey) -> Result<Option<Bytes>> {
+        self.inner.prekey(owner)
+    }
+    fn trim(&self, topic: &TopicId, before: Offset) -> Result<Trimmed> {
+        self.inner.trim(topic, before)
+    }
+    fn drop_epochs(&self, topic: &TopicId, publisher: &PublicKey, before: Epoch) -> Result<u64> {
+        self.inner.drop_epochs(topic, publisher, before)
+    }
+}

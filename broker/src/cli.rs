@@ -58,6 +58,8 @@ impl Args {
 
 /// Runs a broker until SIGINT or SIGTERM, then drains it. Prints its link on stdout once it listens.
 pub async fn run(args: Args) -> Result<(), StartError> {
+    // First: a signal that comes while it starts is not lost.
+    let told_to_stop = told_to_stop();
     let broker = Broker::start(args.config()).await?;
     {
         use std::io::Write as _;
@@ -65,7 +67,7 @@ pub async fn run(args: Args) -> Result<(), StartError> {
         // Whoever closed stdout does not want the link.
         let _ = writeln!(stdout, "{}", broker.link()).and_then(|()| stdout.flush());
     }
-    broker.run_until(told_to_stop()).await;
+    broker.run_until(told_to_stop).await;
     Ok(())
 }
 
@@ -74,27 +76,31 @@ pub async fn run(args: Args) -> Result<(), StartError> {
 pub fn init_logging() {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SEALCAST_LOG").unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
+    let filter = EnvFilter::try_from_env("SEALCAST_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Fails where logging is set up already: then so be it.
     let _ = if std::io::stderr().is_terminal() { log.try_init() } else { log.json().try_init() };
 }
 
-async fn told_to_stop() {
-    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (mut interrupt, mut terminate) = match (interrupt, terminate) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "cannot listen for signals: only a kill will stop this broker");
-            return std::future::pending().await;
+/// Completes at SIGINT or SIGTERM, from the moment of the call on.
+fn told_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async {
+        let (mut interrupt, mut terminate) = match signals {
+            (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "cannot listen for signals: only a kill will stop this broker");
+                return std::future::pending().await;
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        tracing::info!("told to stop");
     }
-    tracing::info!("told to stop");
 }
 
 fn default_listen() -> SocketAddr {

@@ -70,15 +70,21 @@ struct Feed {
 }
 
 impl Feed {
+    /// Ends only once every record is answered, unless the connection is gone.
     async fn run(mut self, reader: &mut FrameReader) -> Result<(), End> {
+        let ended = self.feed(reader).await;
+        if !matches!(ended, Err(End::Link(_))) {
+            self.all_answered().await;
+        }
+        ended
+    }
+
+    async fn feed(&mut self, reader: &mut FrameReader) -> Result<(), End> {
         loop {
             let request = tokio::select! {
                 request = reader.request() => request,
-                () = self.shared.drained() => {
-                    // What was sent is answered; what comes now belongs on another connection.
-                    self.all_answered().await;
-                    return Ok(());
-                }
+                // What comes from now on belongs on another connection.
+                () = self.shared.drained() => return Ok(()),
             };
             match request {
                 Ok(Some(Request::Record(record))) => self.record(record).await?,
@@ -86,10 +92,7 @@ impl Feed {
                     self.topic.offer(Message::Beacon { identity: self.identity, beacon });
                 }
                 Ok(Some(_)) => return Err(malformed("only records and beacons are published")),
-                Ok(None) => {
-                    self.all_answered().await;
-                    return Ok(());
-                }
+                Ok(None) => return Ok(()),
                 Err(sealcast_link::LinkError::Frame(error)) => return Err(malformed(error.to_string())),
                 Err(error) => return Err(error.into()),
             }

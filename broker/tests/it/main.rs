@@ -11,6 +11,8 @@ mod world;
 mod drain;
 /// Bytes that are no frames, and requests that are not allowed.
 mod hostile;
+/// The program: its link, its signals, its errors.
+mod process;
 /// Records in, answers out: order, repeats, the fence, tables.
 mod publish;
 /// One question, one answer.

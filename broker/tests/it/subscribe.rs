@@ -38,7 +38,6 @@ async fn each_subscriber_gets_its_own_slot_and_no_other() {
         for other in other {
             // Nowhere in what it got do another's slot bytes stand.
             let foreign = [&admin.index(other).0.to_be_bytes()[..], &[101; 44]].concat();
-            assert!(!format!("{replies:?}").is_empty());
             for reply in &replies {
                 let bytes = reply.encode();
                 assert!(
@@ -155,7 +154,6 @@ async fn a_removed_member_is_served_up_to_its_removal() {
     let latest = gone.read_all(topic, From::Latest, None).await;
     assert!(ciphertexts(&latest).is_empty() && matches!(latest.last(), Some(Reply::Roster(_))));
     // Back again, under a new index: the old epoch's slot is still its own.
-    tokio::time::sleep(Duration::from_millis(1)).await;
     owner.append(topic, &admin.add(&[(3, Role::Reader)])).await.unwrap();
     let back = gone.read_all(topic, From::Earliest, None).await;
     assert_eq!(ciphertexts(&back).len(), 2);

@@ -18,6 +18,8 @@ pub(super) struct Flight {
     pub(super) hash: Hash,
     /// Whether it was written on this connection.
     pub(super) sent: bool,
+    /// The broker's answer, while one before it has none yet.
+    pub(super) acked: Option<Ack>,
 }
 
 /// A batch on its way, and what it takes to seal its messages anew.
@@ -95,28 +97,40 @@ impl Outbox {
             frame: frame.clone(),
             hash: current.last_hash(),
             sent: true,
+            acked: None,
         });
         Ok(frame)
     }
 
-    /// The broker stored a record.
+    /// The broker stored a record. Answers may come in any order: a restarted broker knows the newest of what is sent
+    /// again at once and looks up the others. They are taken in the order of the records.
     pub(super) fn acked(
         &mut self,
         ack: Ack,
         now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Result<(), PublishError> {
-        let Some(at) = self.flight.iter().position(|flight| flight.is((ack.epoch, ack.batch_no))) else {
+        let number = (ack.epoch, ack.batch_no);
+        let Some(flight) = self.flight.iter_mut().find(|flight| flight.is(number)) else {
             return Ok(()); // Answered already, on an earlier connection.
         };
-        if at != 0 || !self.refused.is_empty() {
-            return Err(PublishError::Broker("it stored a batch but not the one before".into()));
+        flight.acked = Some(ack);
+        while let Some(ack) = self.flight.front().and_then(|flight| flight.acked) {
+            if !self.refused.is_empty() {
+                return Err(PublishError::Broker("it stored a batch but not the one before".into()));
+            }
+            self.settled(ack, now_ms, effects);
         }
-        let Some(flight) = self.flight.pop_front() else { return Ok(()) };
+        Ok(())
+    }
+
+    /// The oldest record in flight is stored.
+    fn settled(&mut self, ack: Ack, now_ms: u64, effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.pop_front() else { return };
         self.attempts = 0;
         let Some(batch) = flight.batch else {
             self.header_accepted(flight.epoch, flight.hash, now_ms);
-            return Ok(());
+            return;
         };
         self.flight_bytes = self.flight_bytes.saturating_sub(batch.bytes);
         let header_hash = self.accepted.map_or(flight.hash, |position| position.header_hash);
@@ -135,7 +149,6 @@ impl Outbox {
         }
         self.marks.next_seq = seq;
         self.marks_dirty = true;
-        Ok(())
     }
 
     /// The broker refused a record.
@@ -222,6 +235,7 @@ impl Outbox {
         self.connected = false;
         for flight in &mut self.flight {
             flight.sent = false;
+            flight.acked = None;
         }
         self.next.connection_lost();
     }

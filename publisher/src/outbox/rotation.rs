@@ -281,6 +281,7 @@ impl Outbox {
             frame: Request::Record(Record::Header(header).encode()).encode(),
             hash,
             sent: false,
+            acked: None,
         });
         self.next = Next::HeaderSent { build, sender: Box::new(sender), table, table_stored: true };
     }

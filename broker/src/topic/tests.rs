@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::BatchRecord;
 use sealcast_proto::roster::{Op, Role};
@@ -244,4 +245,106 @@ fn standing_follows_the_roster() {
     let back = bench.machine.standing(&key(3)).unwrap();
     assert_eq!((back.role, back.removed), (Some(Role::Publisher), None));
     assert_eq!(back.indexes, [bench.admin.index(3), reader.indexes[0]]);
+}
+
+/// What may happen to a topic, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    Batch(SessionId),
+    Repeat(SessionId, prop::sample::Index),
+    Epoch(SessionId),
+    Add,
+    Commit(prop::sample::Index),
+    Ended(SessionId),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let session = || (1u64..4).prop_map(SessionId);
+    let any_of = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => session().prop_map(Step::Batch),
+        3 => (session(), any_of()).prop_map(|(session, which)| Step::Repeat(session, which)),
+        1 => session().prop_map(Step::Epoch),
+        1 => Just(Step::Add),
+        4 => any_of().prop_map(Step::Commit),
+        1 => session().prop_map(Step::Ended),
+    ]
+}
+
+proptest! {
+    /// In whatever order things happen: a record is acknowledged and readable only once it is stored, in the order of the
+    /// log, each once; and every record that was sent is answered exactly once.
+    #[test]
+    fn nothing_is_said_too_early_and_nothing_twice(
+        steps in prop::collection::vec(step(), 1..80),
+        memory in any::<bool>(),
+    ) {
+        let durability = if memory { Durability::Memory } else { Durability::Durable };
+        let mut bench = Bench::with_policy(Some(Policy { durability, ..Policy::default() }));
+        let mut hand = bench.started(2, ALICE);
+        let (mut committed, mut readable, mut sent, mut answered) = (bench.machine.next_offset(), 1, 0, 0);
+        let (mut held, mut unsynced, mut added) = (vec![], std::collections::HashSet::new(), 0u8);
+        for step in steps {
+            let effects = match step {
+                Step::Batch(session) => {
+                    let batch = hand.batch(b"noise");
+                    sent += 1;
+                    held.push((hand.newest.clone().unwrap(), batch.clone()));
+                    bench.batch(session, &hand, &batch)
+                }
+                Step::Repeat(session, which) => {
+                    if held.is_empty() { continue; }
+                    let (header, batch) = which.get(&held).clone();
+                    let mut then = Hand::new(2);
+                    then.newest = Some(header);
+                    sent += 1;
+                    bench.batch(session, &then, &batch)
+                }
+                Step::Epoch(session) => {
+                    hand.begin(&bench.admin.roster, &[]);
+                    sent += 1;
+                    bench.header(session, &hand)
+                }
+                Step::Add => {
+                    added += 1;
+                    let entry = bench.admin.add(&[(50 + added, Role::Reader)]);
+                    bench.roster(entry)
+                }
+                Step::Commit(upto) => {
+                    let ahead = bench.machine.next_offset().0 - committed.0;
+                    committed = Offset(committed.0 + upto.index(ahead as usize + 1) as u64);
+                    bench.handle(Input::Committed(committed))
+                }
+                Step::Ended(session) => bench.handle(Input::Ended(session)),
+            };
+            for effect in &effects {
+                match effect {
+                    Effect::Append(append) => {
+                        prop_assert_eq!(append.sync, !(memory && matches!(append.index, Index::Batch { .. })));
+                        if !append.sync { unsynced.insert(append.offset); }
+                    }
+                    Effect::Readable(item) => {
+                        readable += 1;
+                        prop_assert_eq!(item.offset.0, readable);
+                        prop_assert!(item.offset < committed || unsynced.contains(&item.offset));
+                    }
+                    Effect::Visible(offset) => prop_assert_eq!(offset.0, readable + 1),
+                    Effect::Ack(_, ack) => {
+                        answered += 1;
+                        prop_assert!(ack.offset.0 <= readable, "acknowledged before it can be read");
+                    }
+                    Effect::Refuse(..) | Effect::Compare { .. } => answered += 1,
+                    Effect::Roster(_, result) => {
+                        prop_assert!(result.as_ref().is_ok_and(|offset| offset.0 <= readable));
+                    }
+                    Effect::Superseded(_) => {}
+                }
+            }
+        }
+        let last = bench.commit();
+        let count = |effect: &Effect| matches!(effect, Effect::Ack(..) | Effect::Refuse(..) | Effect::Compare { .. });
+        answered += last.iter().filter(|effect| count(effect)).count();
+        prop_assert_eq!(answered, sent);
+        prop_assert_eq!(bench.machine.visible(), bench.machine.next_offset());
+    }
 }

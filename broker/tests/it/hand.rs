@@ -70,12 +70,23 @@ pub struct Hand {
     pub next: u64,
     pub seq: u64,
     pub last: Hash,
+    /// How the next epoch claims to come to be.
+    pub mode: Mode,
 }
 
 impl Hand {
     pub fn new(n: u8) -> Self {
         let key = SigningKey::from_bytes(&[n ^ 0x80; 32]);
-        Self { id: identity(n), key, newest: None, epoch: 100, next: 0, seq: 0, last: Hash::ZERO }
+        Self {
+            id: identity(n),
+            key,
+            newest: None,
+            epoch: 100,
+            next: 0,
+            seq: 0,
+            last: Hash::ZERO,
+            mode: Mode::Fresh,
+        }
     }
 
     /// The next epoch, on `roster`, with a slot for each of `members`; what follows builds on it.
@@ -93,7 +104,7 @@ impl Hand {
                 .map(|_| PrevClose { batches: self.next, last_batch_hash: self.last }),
             roster_seq: roster.chain().seq(),
             roster_hash: roster.chain().hash(),
-            mode: Mode::Fresh,
+            mode: self.mode,
             kek_gen: 0,
             enc: [3; 32],
             commitment: [1; 32],

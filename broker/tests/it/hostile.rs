@@ -1,11 +1,14 @@
 use std::net::UdpSocket;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use sealcast_broker::Limits;
+use sealcast_link::{Link, LinkOptions};
 use sealcast_proto::frame::{Code, From, Reply, Request, Subscribe};
 use sealcast_proto::roster::Role;
 use sealcast_proto::{Epoch, Hash, RosterSeq};
 
-use crate::hand::{Hand, batch_record, header_record, key};
+use crate::hand::{Hand, batch_record, header_record, identity, key};
 use crate::world::{Pipe, World, ciphertexts, soon};
 
 /// Bytes that look like nothing, the same in every run.
@@ -118,6 +121,37 @@ async fn nobody_publishes_as_somebody_else() {
     let reader = world.client(3).await;
     let mut pipe = reader.publish(topic).await;
     assert_eq!(pipe.refused().await.code, Code::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_begins_and_does_not_go_on_is_not_waited_for() {
+    let short = std::time::Duration::from_millis(100);
+    let world = World::with(Limits { first_frame: short, next_frame: short, ..Limits::default() }).await;
+    let (topic, ..) = world.topic(&[(2, Role::Publisher)]).await;
+    let client = world.client(2).await;
+    let (mut writer, reader) = soon(client.connection.open()).await.unwrap();
+    writer.send(Bytes::from_static(&[0, 0, 0])).await.unwrap();
+    let mut half_a_header = Pipe { writer, reader };
+    assert_eq!(half_a_header.refused().await.code, Code::Malformed);
+    let mut upload =
+        client.open(Request::UploadTable { topic, slot_count: 9, slots_hash: Hash([1; 32]) }).await;
+    assert_eq!(upload.refused().await.code, Code::Malformed);
+    let owner = world.client(1).await;
+    let mut bundle = owner.open(Request::AppendRoster(topic)).await;
+    assert_eq!(bundle.refused().await.code, Code::Malformed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_has_only_so_many_connections() {
+    let world = World::with(Limits { connections_per_identity: 2, ..Limits::default() }).await;
+    let (_first, _second) = (world.client(7).await, world.client(7).await);
+    let link = world.broker.as_ref().unwrap().link().clone();
+    let third = Link::new(link, Arc::new(identity(7)), LinkOptions::default());
+    // The hello was answered before the connection was counted: the refusal comes right after it.
+    if let Ok(connection) = soon(third.connect()).await {
+        soon(connection.closed()).await;
+    }
+    world.client(8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

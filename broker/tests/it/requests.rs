@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use sealcast_broker::Limits;
 use sealcast_proto::frame::{Code, Reply, Request};
-use sealcast_proto::object::Prekey;
+use sealcast_proto::object::{Mode, Prekey};
 use sealcast_proto::roster::Role;
 use sealcast_proto::{Epoch, Offset, RosterSeq, Signed, TopicId};
 
@@ -90,6 +90,19 @@ async fn epochs_can_be_fetched_with_the_own_slot() {
     let [epoch] = epochs(&replies)[..] else { panic!("{replies:?}") };
     assert_eq!((epoch.header.peek().unwrap().epoch, epoch.slot), (Epoch(102), None));
     assert!(epochs(&reader.fetch(ask(100)).await.unwrap()).is_empty());
+
+    // Advances carry slots for newcomers only: whoever was there derives them, from its last slot on.
+    hand.mode = Mode::Advance;
+    for _ in 0..40 {
+        client.begin(&mut pipe, topic, &mut hand, &admin, &[3]).await;
+    }
+    let other = world.client(4).await;
+    let replies = other.fetch(ask(142)).await.unwrap();
+    let numbers: Vec<_> = epochs(&replies).iter().map(|epoch| epoch.header.peek().unwrap().epoch.0).collect();
+    assert_eq!(numbers, (102..=142).collect::<Vec<_>>());
+    let slots = epochs(&replies).iter().filter(|epoch| epoch.slot.is_some()).count();
+    assert_eq!((slots, epochs(&replies)[0].slot.unwrap().member), (1, admin.index(4)));
+    assert_eq!(epochs(&reader.fetch(ask(142)).await.unwrap()).len(), 1, "its own slot is in the newest");
 }
 
 #[tokio::test(flavor = "multi_thread")]

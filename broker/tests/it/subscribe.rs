@@ -296,6 +296,80 @@ async fn what_retention_removed_is_announced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
+    let limits = Limits { retention_every: Duration::from_millis(20), ..Limits::default() };
+    let world = World::with(limits).await;
+    let (topic, mut admin, owner) = world.topic(MEMBERS).await;
+    let policy = Policy { retain_bytes: 1 << 20, ..Policy::default() };
+    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    let reader = world.client(3).await;
+    let mut slow = reader.subscribe(topic, From::Latest, None).await;
+    slow.until_head().await;
+    // Far more than the ring, QUIC's windows and the retained bytes hold together; an entry and an epoch among it.
+    let mut last = Offset(0);
+    for n in 0..60u8 {
+        last = pipe.batch(&mut hand, &vec![n; 1 << 20]).await.offset;
+        if n == 40 {
+            owner.append(topic, &admin.add(&[(6, Role::Reader)])).await.unwrap();
+            client.begin(&mut pipe, topic, &mut hand, &admin, &[3]).await;
+        }
+    }
+    let (mut next, mut holes, mut contexts, mut seqs) = (None, 0, 0, vec![]);
+    while next != Some(last.0 + 1) {
+        match slow.next().await {
+            Reply::Record(Offset(offset), _) => {
+                assert!(next.is_none_or(|next| next == offset), "{next:?} {offset}");
+                next = Some(offset + 1);
+            }
+            Reply::Epoch(epoch) => {
+                assert!(next.is_none_or(|next| next == epoch.offset.0), "{next:?} {}", epoch.offset);
+                next = Some(epoch.offset.0 + 1);
+            }
+            Reply::Hole(from, to, HoleReason::Retention) => {
+                assert_eq!(next, Some(from.0));
+                (next, holes) = (Some(to.0), holes + 1);
+            }
+            // Those that stood in the hole come all the same: the chain must not break.
+            Reply::Roster(entry) => {
+                seqs.push(entry.entry.peek().unwrap().seq.0);
+                if Some(entry.offset.0) == next {
+                    next = Some(entry.offset.0 + 1);
+                }
+            }
+            Reply::Context(context) => {
+                assert_eq!(context.epoch.slot.unwrap().member, admin.index(3));
+                contexts += 1;
+            }
+            other => assert!(matches!(other, Reply::AtHead { .. }), "{other:?}"),
+        }
+    }
+    assert!(holes >= 1 && contexts >= 1, "{holes} {contexts}");
+    assert_eq!(seqs, [3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_carries_many_subscriptions() {
+    let world = World::new().await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let reader = world.client(3).await;
+    let mut subs = vec![];
+    for _ in 0..200 {
+        subs.push(reader.subscribe(topic, From::Latest, None).await);
+    }
+    for sub in &mut subs {
+        sub.until_head().await;
+    }
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[]).await;
+    pipe.batch(&mut hand, b"to all").await;
+    for sub in &mut subs {
+        sub.until(|reply| matches!(reply, Reply::Record(..))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_unknown_topics_get_the_same_answer() {
     let world = World::new().await;
     let (topic, ..) = world.topic(MEMBERS).await;

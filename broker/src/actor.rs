@@ -65,6 +65,9 @@ struct Round {
     budget: Option<Budget>,
     readable: Vec<Readable>,
     visible: Option<Offset>,
+    /// Said last: whoever hears that something is stored must find it when it looks.
+    answers: Vec<(SessionId, Answer)>,
+    entries: Vec<(Ticket, Result<Offset, Refusal>)>,
 }
 
 impl Actor {
@@ -312,14 +315,10 @@ impl Actor {
         for effect in effects {
             match effect {
                 Effect::Append(append) => self.append(append, round),
-                Effect::Ack(session, ack) => self.answer(session, Answer::Ack(ack)),
-                Effect::Refuse(session, refusal) => self.answer(session, Answer::Refused(refusal)),
-                Effect::Superseded(session) => self.answer(session, Answer::Superseded),
-                Effect::Roster(ticket, result) => {
-                    if let Some(answer) = self.tickets.remove(&ticket) {
-                        let _ = answer.send(result);
-                    }
-                }
+                Effect::Ack(session, ack) => round.answers.push((session, Answer::Ack(ack))),
+                Effect::Refuse(session, refusal) => round.answers.push((session, Answer::Refused(refusal))),
+                Effect::Superseded(session) => round.answers.push((session, Answer::Superseded)),
+                Effect::Roster(ticket, result) => round.entries.push((ticket, result)),
                 Effect::Compare { session, identity, epoch, batch_no, fingerprint } => {
                     let number = (epoch, batch_no);
                     self.compare(session, lookup::Wanted { publisher: identity, number, fingerprint });
@@ -351,13 +350,6 @@ impl Actor {
         }
     }
 
-    fn answer(&self, session: SessionId, answer: Answer) {
-        if let Some(answers) = self.sessions.get(&session) {
-            // A session that ended needs no answer.
-            let _ = answers.send(answer);
-        }
-    }
-
     /// Answers from the log what is too old to be remembered.
     fn compare(&self, session: SessionId, wanted: lookup::Wanted) {
         let Some(answers) = self.sessions.get(&session).cloned() else { return };
@@ -386,6 +378,17 @@ impl Actor {
             self.visible.send_replace(visible);
             for event in events {
                 self.topic.tell(event);
+            }
+        }
+        for (session, answer) in round.answers {
+            if let Some(answers) = self.sessions.get(&session) {
+                // A session that ended needs no answer.
+                let _ = answers.send(answer);
+            }
+        }
+        for (ticket, result) in round.entries {
+            if let Some(answer) = self.tickets.remove(&ticket) {
+                let _ = answer.send(result);
             }
         }
     }

@@ -173,6 +173,9 @@ impl Outbox {
         else {
             return Ok(());
         };
+        if self.flight.range(at..).any(|flight| flight.acked.is_some()) {
+            return Err(PublishError::Broker("it refuses a batch but stored one after it".into()));
+        }
         self.attempts += 1;
         if self.attempts > MAX_ATTEMPTS + u32::try_from(MAX_FLIGHT).unwrap_or(u32::MAX) {
             return Err(PublishError::Broker(format!("it refuses everything: {}", refusal.detail)));

@@ -311,6 +311,8 @@ impl Outbox {
         self.close_known = true;
         self.marks.position = self.accepted;
         self.marks_dirty = true;
+        // At once: a publisher that dies in its first second shall know that it had begun.
+        self.saved_ms = 0;
         self.current = Some(*sender);
         // A removal may have been verified while the header was on its way.
         self.dead = build.roster_seq < self.roster.chain().last_removal_seq();

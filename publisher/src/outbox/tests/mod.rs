@@ -167,6 +167,25 @@ fn answers_to_what_came_again_may_come_in_any_order() {
 }
 
 #[test]
+fn a_broker_that_refuses_one_and_stores_the_next_is_named() {
+    for acked_first in [true, false] {
+        let mut world = World::new(1);
+        world.send(0);
+        world.settle();
+        for n in 1..3 {
+            world.send(n);
+            world.write();
+        }
+        let Ok(first) = world.answers.remove(0) else { panic!() };
+        let record = Some((first.epoch, first.batch_no));
+        let refused = Err(Refusal { record, ..Refusal::new(Code::StaleEpoch, "") });
+        world.answers.insert(usize::from(acked_first), refused);
+        world.answer();
+        assert!(matches!(world.failed, Some(PublishError::Broker(_))), "{:?}", world.failed);
+    }
+}
+
+#[test]
 fn a_header_whose_answer_was_lost_is_sent_again_with_its_table() {
     let mut world = World::new(1);
     world.send(0);

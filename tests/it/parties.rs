@@ -79,7 +79,9 @@ impl Party {
 
     /// Writes to its stdin.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.stdin.as_mut().expect("stdin is open").write_all(bytes).expect("it reads its stdin");
+        if let Err(error) = self.stdin.as_mut().expect("stdin is open").write_all(bytes) {
+            panic!("it no longer reads its stdin: {error}: {:#?}", self.stderr.iter().collect::<Vec<_>>());
+        }
     }
 
     pub(crate) fn close_stdin(&mut self) {
@@ -194,6 +196,8 @@ impl Feed {
         let (owner, _) = world.identity("owner");
         let mut args: Vec<OsString> = ["topic", "create", "prices", "--broker", &broker.link, "-i"].map(Into::into).into();
         args.push(owner.into());
+        // One identity has one state: the owner's, as in everything it does below.
+        args.extend(["--state".into(), world.path("state-owner").into()]);
         for reader in readers {
             let (_, key) = world.identity(reader);
             args.extend(["-r".into(), key.into()]);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sealcast::{
-    Durability, Identity, Policy, Publisher, Role, StartAt, State, Subscriber, Subscription, Topic, TopicAdmin,
+    Durability, Identity, Policy, Publisher, Role, StartAt, State, Subscriber, Subscription, Topic,
+    TopicAdmin,
 };
 use tokio::runtime::Runtime;
 
@@ -37,7 +38,8 @@ async fn path(subscribers: usize, durability: Durability) -> Path1toN {
     let mut subscriptions = Vec::new();
     for reader in readers {
         let subscriber = Subscriber::new(reader, State::memory());
-        subscriptions.push(subscriber.subscribe(admin.link(), StartAt::Latest).await.expect("a subscription"));
+        subscriptions
+            .push(subscriber.subscribe(admin.link(), StartAt::Latest).await.expect("a subscription"));
     }
     let topic = Publisher::new(owner, state).topic(admin.link()).await.expect("a publisher");
     Path1toN { topic, subscriptions, _broker: broker, _dir: dir }

@@ -46,9 +46,12 @@ pub use sealcast_link::{ConnectError, LinkOptions};
 pub use sealcast_proto::frame::Level;
 pub use sealcast_proto::policy::{Durability, Policy};
 pub use sealcast_proto::roster::{Member, Role, Roster};
-pub use sealcast_proto::{BrokerLink, Epoch, Identity, Offset, PublicKey, RosterSeq, Seq, TopicId, TopicLink};
+pub use sealcast_proto::{
+    BrokerLink, Epoch, Identity, Offset, PublicKey, RosterSeq, Seq, TopicId, TopicLink,
+};
 pub use sealcast_publisher::{
-    AdminError, Confirmation, Pending, PublishError, Publisher, Receipt, Topic, TopicAdmin, TopicStatus, renew_prekey,
+    AdminError, Confirmation, Pending, PublishError, Publisher, Receipt, Topic, TopicAdmin, TopicStatus,
+    renew_prekey,
 };
 pub use sealcast_state::{State, StateError};
 pub use sealcast_subscriber::{

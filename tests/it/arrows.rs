@@ -31,7 +31,10 @@ fn the_broker_links_nothing_that_opens_an_envelope() {
     never("sealcast-broker", &forbidden);
     // The words above are what the envelope does link: a renamed crate would make the test blind.
     let envelope = links("sealcast-envelope");
-    assert!(["aes-gcm-siv", "x25519-dalek", "hkdf"].iter().all(|name| envelope.contains(*name)), "{envelope:?}");
+    assert!(
+        ["aes-gcm-siv", "x25519-dalek", "hkdf"].iter().all(|name| envelope.contains(*name)),
+        "{envelope:?}"
+    );
 }
 
 #[test]

@@ -181,7 +181,14 @@ fn the_keys_of_a_topic_rotate_on_demand() {
     sub.wrote_lines(1);
     let owner = feed.world.path("owner");
     let state = feed.world.path("state-owner");
-    let rotate = ["rotate".as_ref(), feed.link.as_ref(), OsStr::new("-i"), owner.as_ref(), "--state".as_ref(), state.as_ref()];
+    let rotate = [
+        "rotate".as_ref(),
+        feed.link.as_ref(),
+        OsStr::new("-i"),
+        owner.as_ref(),
+        "--state".as_ref(),
+        state.as_ref(),
+    ];
     feed.world.run(rotate).ok();
     publisher.write(b"two\n");
     sub.wrote_lines(2);

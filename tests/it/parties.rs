@@ -72,7 +72,10 @@ impl Party {
                     count += bytes.iter().filter(|byte| **byte == b'\n').count();
                     self.out.extend(bytes);
                 }
-                None => panic!("it ended after {count} of {lines} lines: {:#?}", self.stderr.iter().collect::<Vec<_>>()),
+                None => panic!(
+                    "it ended after {count} of {lines} lines: {:#?}",
+                    self.stderr.iter().collect::<Vec<_>>()
+                ),
             }
         }
     }
@@ -96,7 +99,8 @@ impl Party {
 
     /// Asks it to stop, as a terminal or an init system does.
     pub(crate) fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
+        let status =
+            Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
         assert!(status.success());
     }
 
@@ -140,8 +144,12 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start(world: &World) -> Self {
-        let mut broker =
-            Self { process: None, listen: "127.0.0.1:0".into(), data: world.path("data"), link: String::new() };
+        let mut broker = Self {
+            process: None,
+            listen: "127.0.0.1:0".into(),
+            data: world.path("data"),
+            link: String::new(),
+        };
         broker.restart(world);
         let (_, rest) = broker.link.split_once("://").expect("a link");
         broker.listen = rest.split(['?', '/']).next().expect("an address").to_owned();
@@ -194,7 +202,8 @@ impl Feed {
         let world = World::new();
         let broker = Broker::start(&world);
         let (owner, _) = world.identity("owner");
-        let mut args: Vec<OsString> = ["topic", "create", "prices", "--broker", &broker.link, "-i"].map(Into::into).into();
+        let mut args: Vec<OsString> =
+            ["topic", "create", "prices", "--broker", &broker.link, "-i"].map(Into::into).into();
         args.push(owner.into());
         // One identity has one state: the owner's, as in everything it does below.
         args.extend(["--state".into(), world.path("state-owner").into()]);
@@ -234,7 +243,8 @@ impl Feed {
     #[track_caller]
     pub(crate) fn member(&self, how: &str, name: &str) -> Vec<String> {
         let key = self.key(name);
-        let (status, _, said) = Party::start(self.with_state("owner", &["topic", how, &self.link, "-r", &key])).end();
+        let (status, _, said) =
+            Party::start(self.with_state("owner", &["topic", how, &self.link, "-r", &key])).end();
         assert!(status.success(), "{said:#?}");
         said
     }

@@ -115,12 +115,17 @@ impl Outbox {
             return Ok(()); // Answered already, on an earlier connection.
         };
         flight.acked = Some(ack);
-        while let Some(ack) = self.flight.front().and_then(|flight| flight.acked) {
-            if !self.refused.is_empty() {
+        while let Some(front) = self.flight.front()
+            && let Some(ack) = front.acked
+        {
+            let refused = self.refused.first_key_value().map(|(first_seq, _)| *first_seq);
+            if front.batch.as_ref().is_some_and(|batch| refused.is_some_and(|seq| seq < batch.first_seq)) {
                 return Err(PublishError::Broker("it stored a batch but not the one before".into()));
             }
             self.settled(ack, now_ms, effects);
         }
+        // A refusal may have overtaken these answers.
+        self.requeue_refused();
         Ok(())
     }
 

@@ -186,6 +186,27 @@ fn a_broker_that_refuses_one_and_stores_the_next_is_named() {
 }
 
 #[test]
+fn a_refusal_may_overtake_the_answers_to_earlier_batches() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.settle();
+    for n in 1..3 {
+        world.send(n);
+        world.write();
+    }
+    world.remove(10);
+    world.send(3);
+    world.write();
+    world.answers.rotate_left(1);
+    assert!(world.answers[1].is_err(), "{:?}", world.answers);
+    world.settle();
+    assert!(world.failed.is_none(), "{:?}", world.failed);
+    assert_eq!(world.receipts.len(), 4);
+    assert_eq!(world.reader(11), texts(0..4));
+    world.assert_dense();
+}
+
+#[test]
 fn a_header_whose_answer_was_lost_is_sent_again_with_its_table() {
     let mut world = World::new(1);
     world.send(0);

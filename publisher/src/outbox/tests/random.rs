@@ -10,6 +10,8 @@ enum Step {
     WriteOne,
     Write,
     Answer,
+    /// Answers overtake each other.
+    Reverse,
     Tell,
     Disconnect,
     Connect,
@@ -24,6 +26,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::WriteOne),
         2 => Just(Step::Write),
         3 => Just(Step::Answer),
+        1 => Just(Step::Reverse),
         2 => Just(Step::Tell),
         1 => Just(Step::Disconnect),
         2 => Just(Step::Connect),
@@ -53,6 +56,7 @@ proptest! {
                 Step::WriteOne => world.write_one(),
                 Step::Write => world.write(),
                 Step::Answer => world.answer(),
+                Step::Reverse => world.answers.reverse(),
                 Step::Tell if world.connected => world.tell(),
                 Step::Tell => {}
                 Step::Disconnect if world.connected => world.disconnect(),

@@ -13,26 +13,36 @@
 //!
 //! A topic link names a broker, the broker's key and the topic; with a private key it is enough to subscribe.
 //!
-//! ```no_run
-//! use std::{sync::Arc, time::Duration};
+//! ```
+//! use std::sync::Arc;
 //! use sealcast::{Identity, Policy, Publisher, Role, StartAt, State, Subscriber, TopicAdmin};
 //!
-//! # async fn program(broker: sealcast::BrokerLink, mut rng: rand::rngs::StdRng) -> Result<(), Box<dyn std::error::Error>> {
-//! let (owner, reader) = (Arc::new(Identity::generate(&mut rng)), Arc::new(Identity::generate(&mut rng)));
-//! let state = State::memory();
-//! let members = [(reader.public(), Role::Reader)];
-//! let admin = TopicAdmin::create(&broker, "prices", owner.clone(), &state, Policy::default(), &members).await?;
+//! # async fn program(broker: &sealcast::BrokerLink) -> Result<(), Box<dyn std::error::Error>> {
+//! let owner = Arc::new(Identity::generate(&mut rand::rng()));
+//! let reader = Arc::new(Identity::generate(&mut rand::rng()));
+//! let (state, members) = (State::memory(), [(reader.public(), Role::Reader)]);
+//! let admin = TopicAdmin::create(broker, "prices", owner.clone(), &state, Policy::default(), &members).await?;
 //!
 //! let subscriber = Subscriber::new(reader, State::memory());
 //! let mut subscription = subscriber.subscribe(admin.link(), StartAt::Latest).await?;
 //!
 //! let topic = Publisher::new(owner, state).topic(admin.link()).await?;
 //! topic.publish("gold 2,431.50").await?; // acknowledged: fsynced at the broker
+//! topic.close().await?; // says END, so that silence afterwards is no mystery
 //!
 //! let received = subscription.next().await.ok_or("the subscription ended")??;
 //! assert_eq!(received.message.payload, "gold 2,431.50");
 //! # Ok(())
 //! # }
+//! # #[cfg(feature = "cli")]
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! #     let dir = tempfile::tempdir().unwrap();
+//! #     let mut config = sealcast_broker::Config::new(dir.path());
+//! #     config.listen = "127.0.0.1:0".parse().unwrap();
+//! #     let broker = sealcast_broker::Broker::start(config).await.unwrap();
+//! #     program(broker.link()).await.unwrap();
+//! #     broker.shutdown().await;
+//! # });
 //! ```
 //!
 //! The default feature `cli` brings the command line and the broker it can run; a library user turns it off:

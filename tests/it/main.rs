@@ -17,3 +17,5 @@ mod cli_feed;
 mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.
 mod e2e;
+// The broker's whole disk in the hands of members and former members.
+mod whole_log;

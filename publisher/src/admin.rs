@@ -12,7 +12,7 @@ use sealcast_proto::{BrokerLink, Identity, PublicKey, RosterSeq, Signed, TopicLi
 use sealcast_state::{RoleState, State, StateError, StateRole};
 
 use crate::clock::now_ms;
-use crate::confirm::{self, Confirmation};
+use crate::confirm::{self, Confirmation, Until};
 use crate::error::PublishError;
 use crate::saved_admin::{AdminMarks, SavedEntry};
 use crate::session;
@@ -285,7 +285,9 @@ impl TopicAdmin {
             // An admin that removed itself cannot watch any more.
             return Ok(Confirmation::unchanged(self.roster.chain().seq()));
         }
-        confirm::wait(&connection, &mut self.roster, &removed, confirm).await
+        let epoch = |op: &Op| matches!(op, Op::Add { .. } | Op::Rotate);
+        let until = if all.iter().any(epoch) { Until::NewEpoch } else { Until::Noticed };
+        confirm::wait(&connection, &mut self.roster, &removed, until, confirm).await
     }
 
     /// Signs, saves, sends and applies one entry. What was signed is saved first and sent again verbatim.

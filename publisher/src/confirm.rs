@@ -38,19 +38,31 @@ struct Heard {
     ended_ms: Option<u64>,
 }
 
-/// Follows the topic until every live publisher has signed a header or a beacon at or after the roster's head.
+/// What a change waits for at each live publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// It signed that it knows the entry: from then on it seals nothing for whom the entry removes.
+    Noticed,
+    /// It began an epoch under the entry: only then do newcomers read what it publishes.
+    NewEpoch,
+}
+
+/// Follows the topic until every live publisher has signed a header (or, where its notice is enough, a beacon) at or
+/// after the roster's head.
 ///
 /// Removed publishers are not awaited.
 pub(crate) async fn wait(
     connection: &Connection,
     roster: &mut Roster,
     removed: &[PublicKey],
+    until: Until,
     within: Duration,
 ) -> Result<Confirmation, AdminError> {
     let target = roster.chain().seq();
     let mut publishers = BTreeMap::new();
     // A time-out is an answer too: it names whom we have not heard from.
-    let _ = tokio::time::timeout(within, follow(connection, roster, removed, target, &mut publishers)).await;
+    let _ = tokio::time::timeout(within, follow(connection, roster, removed, until, target, &mut publishers))
+        .await;
     let mut confirmation = Confirmation::unchanged(target);
     for (publisher, heard) in publishers {
         if removed.contains(&publisher) {
@@ -69,6 +81,7 @@ async fn follow(
     connection: &Connection,
     roster: &mut Roster,
     removed: &[PublicKey],
+    until: Until,
     target: RosterSeq,
     publishers: &mut BTreeMap<PublicKey, Heard>,
 ) -> Result<(), AdminError> {
@@ -81,7 +94,11 @@ async fn follow(
     let mut at_head = false;
     loop {
         let pending = publishers.iter().any(|(publisher, heard)| {
-            !removed.contains(publisher) && heard.knows < target && heard.ended_ms.is_none()
+            let reached = match until {
+                Until::Noticed => heard.knows,
+                Until::NewEpoch => heard.header.roster_seq,
+            };
+            !removed.contains(publisher) && reached < target && heard.ended_ms.is_none()
         });
         if at_head && !pending {
             return Ok(());

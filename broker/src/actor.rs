@@ -14,7 +14,7 @@ use sealcast_proto::object::{Beacon, Prekey, RosterHead};
 use sealcast_proto::roster::{EntryBundle, Role};
 use sealcast_proto::{MemberIndex, Offset, PublicKey, Signed};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use self::tables::{Staged, Tables};
 use crate::clock::now_ms;
@@ -30,7 +30,8 @@ use crate::topic::{
     Append, Effect, Effects, Incoming, Index, Input, Readable, SessionId, Ticket, TopicMachine, What,
 };
 
-/// How often the actor looks after what nobody asks for: the ring's age, a `memory` topic's sync.
+/// How often the actor looks after what nobody asks for (the ring's age, a `memory` topic's sync, a reload) while there is
+/// any of it. A topic without sleeps.
 const TICK: Duration = limits::SYNC_EVERY;
 /// Inputs worked off in one go: their records go to the commit thread as one submission.
 const AT_ONCE: usize = 256;
@@ -79,11 +80,12 @@ impl Actor {
         writer: Writer,
         stop: watch::Receiver<bool>,
     ) -> Arc<Topic> {
-        let Loaded { machine, index } = loaded;
+        let Loaded { machine, index, head } = loaded;
+        let keep = keep(&machine);
         let (visible, visible_rx) = watch::channel(machine.visible());
         let (stored, stored_rx) = watch::channel(machine.visible());
         let (inbox, messages) = mpsc::channel(limits::TOPIC_INBOX);
-        let topic = Arc::new(Topic::new(origin, index, inbox, visible_rx, stored_rx));
+        let topic = Arc::new(Topic::new(origin, index, head, keep, inbox, visible_rx, stored_rx));
         let (done, done_rx) = mpsc::unbounded_channel();
         let actor = Self {
             topic: topic.clone(),
@@ -112,13 +114,19 @@ impl Actor {
         mut done: mpsc::UnboundedReceiver<(Offset, Result<(), LogError>)>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let tick = sleep(TICK);
+        tokio::pin!(tick);
+        let mut ticking = false;
         let mut batch = Vec::new();
         loop {
             let mut round = Round::default();
             tokio::select! {
                 biased;
+                // First, for it is rare: else a topic that always has messages would never get to it.
+                () = &mut tick, if ticking => {
+                    ticking = false;
+                    self.tick().await;
+                }
                 Some((upto, result)) = done.recv() => {
                     self.finished(upto, result, &mut round);
                     while let Ok((upto, result)) = done.try_recv() {
@@ -133,11 +141,14 @@ impl Actor {
                         self.message(message, &mut round);
                     }
                 }
-                _ = tick.tick() => self.tick().await,
                 // Or the broker was dropped.
                 _ = stop.changed() => return,
             }
             self.close_round(round);
+            if !ticking && self.has_chores() {
+                ticking = true;
+                tick.as_mut().reset(Instant::now() + TICK);
+            }
         }
     }
 
@@ -198,10 +209,6 @@ impl Actor {
             Message::Members { after, reply } => {
                 let _ = reply.send(self.members(after));
             }
-            Message::Keep { reply } => {
-                let policy = self.machine.acceptor().roster().chain().policy();
-                let _ = reply.send(Keep { ms: policy.retain_ms, bytes: policy.retain_bytes });
-            }
             Message::KnownEntry { bundle, reply } => {
                 let _ = reply.send(self.machine.acceptor().known_entry(&bundle.entry));
             }
@@ -257,7 +264,7 @@ impl Actor {
             let write = Write::Head { topic: topic.id(), head: load::keep(&head) };
             let result = storage.commit.write(vec![write]).await.map_err(|error| lookup::refusal(&error));
             if result.is_ok() {
-                topic.tell(WatchEvent::Head(head));
+                topic.put_head(head);
             }
             let _ = answer.send(result);
         });
@@ -427,6 +434,11 @@ impl Actor {
         events
     }
 
+    /// Whether [`Actor::tick`] has something to do, now or later.
+    fn has_chores(&self) -> bool {
+        self.unsynced || self.reload_at.is_some() || !self.topic.ring().is_empty()
+    }
+
     async fn tick(&mut self) {
         self.topic.ring().evict(*self.stored.borrow(), now_ms());
         if self.unsynced
@@ -448,6 +460,11 @@ impl Round {
             None => self.budget = Some(budget),
         }
     }
+}
+
+/// How much the topic keeps.
+fn keep(machine: &TopicMachine) -> Keep {
+    Keep::of(machine.acceptor().roster().chain().policy())
 }
 
 /// Runs something that takes long without holding up the tasks that share this thread.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use sealcast_proto::frame::Level;
@@ -23,11 +23,12 @@ pub(crate) enum Disk {
 pub(crate) struct Faulty {
     inner: MemoryLog,
     disk: AtomicU8,
+    pub(crate) syncs: AtomicUsize,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: MemoryLog) -> Arc<Self> {
-        Arc::new(Self { inner, disk: AtomicU8::new(Disk::Well as u8) })
+        Arc::new(Self { inner, disk: AtomicU8::new(Disk::Well as u8), syncs: AtomicUsize::new(0) })
     }
 
     pub(crate) fn becomes(&self, disk: Disk) {
@@ -46,6 +47,7 @@ impl Log for Faulty {
         if disk == Disk::Broken as u8 {
             return Err(LogError::Io { doing: "testing", error: Arc::new(std::io::Error::other("broken")) });
         }
+        self.syncs.fetch_add(usize::from(sync), Ordering::SeqCst);
         self.inner.write(writes, sync)
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sealcast_proto::accept::BatchClaim;
 use sealcast_proto::frame::{Ack, Code, Context, Level, Refusal};
 use sealcast_proto::object::{Beacon, EpochHeader, Genesis, Prekey, RosterHead};
+use sealcast_proto::policy::Policy;
 use sealcast_proto::roster::EntryBundle;
 use sealcast_proto::{Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, Signed, TopicId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -54,8 +55,6 @@ pub(crate) enum Message {
     Open { identity: PublicKey, reply: oneshot::Sender<Option<Opened>> },
     /// Members after this index, some at a time.
     Members { after: Option<MemberIndex>, reply: oneshot::Sender<Vec<(MemberIndex, PublicKey)>> },
-    /// How much is kept?
-    Keep { reply: oneshot::Sender<Keep> },
     /// Was this very entry accepted before?
     KnownEntry { bundle: EntryBundle, reply: oneshot::Sender<Option<Offset>> },
 }
@@ -105,6 +104,9 @@ pub(crate) struct Topic {
     index: RwLock<RosterIndex>,
     visible: watch::Receiver<Offset>,
     stored: watch::Receiver<Offset>,
+    /// The roster head put last.
+    roster_head: watch::Sender<Option<Signed<RosterHead>>>,
+    keep: RwLock<Keep>,
     events: broadcast::Sender<WatchEvent>,
     beacons: broadcast::Sender<(PublicKey, Signed<Beacon>)>,
 }
@@ -113,6 +115,8 @@ impl Topic {
     pub(crate) fn new(
         origin: Origin,
         index: RosterIndex,
+        roster_head: Option<Signed<RosterHead>>,
+        keep: Keep,
         inbox: mpsc::Sender<Message>,
         visible: watch::Receiver<Offset>,
         stored: watch::Receiver<Offset>,
@@ -120,7 +124,18 @@ impl Topic {
         let ring = Ring::new(*visible.borrow());
         let (events, _) = broadcast::channel(limits::WATCH_EVENTS);
         let (beacons, _) = broadcast::channel(limits::BEACONS);
-        Self { origin, inbox, ring, index: RwLock::new(index), visible, stored, events, beacons }
+        Self {
+            origin,
+            inbox,
+            ring,
+            index: RwLock::new(index),
+            visible,
+            stored,
+            roster_head: watch::Sender::new(roster_head),
+            keep: RwLock::new(keep),
+            events,
+            beacons,
+        }
     }
 
     pub(crate) fn id(&self) -> TopicId {
@@ -206,10 +221,39 @@ impl Topic {
     pub(crate) fn index_entry(&self, item: &RosterItem) {
         let by_owner = item.entry.peek().is_ok_and(|entry| entry.signer == self.origin.genesis.owner);
         self.index.write().unwrap_or_else(PoisonError::into_inner).push(item, by_owner);
+        if let Some(Ok(policy)) = item.policy.as_deref().map(Policy::decode) {
+            self.keeps(Keep::of(&policy));
+        }
     }
 
-    pub(crate) fn replace_index(&self, index: RosterIndex) {
+    pub(crate) fn replace_index(&self, index: RosterIndex, keep: Keep) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+        self.keeps(keep);
+    }
+
+    fn keeps(&self, keep: Keep) {
+        *self.keep.write().unwrap_or_else(PoisonError::into_inner) = keep;
+    }
+
+    /// How much is kept.
+    pub(crate) fn keep(&self) -> Keep {
+        *self.keep.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An admin re-asserted the roster's head, and that is stored.
+    pub(crate) fn put_head(&self, head: Signed<RosterHead>) {
+        self.roster_head.send_replace(Some(head.clone()));
+        self.tell(WatchEvent::Head(head));
+    }
+
+    /// The roster head put last, as of now.
+    pub(crate) fn newest_head(&self) -> watch::Ref<'_, Option<Signed<RosterHead>>> {
+        self.roster_head.borrow()
+    }
+
+    /// The roster head put last.
+    pub(crate) fn signed_head(&self) -> watch::Receiver<Option<Signed<RosterHead>>> {
+        self.roster_head.subscribe()
     }
 
     /// The newest readable roster entry.
@@ -222,9 +266,18 @@ impl Topic {
         self.index.read().unwrap_or_else(PoisonError::into_inner).before(before)
     }
 
-    /// See [`RosterIndex::opening`].
-    pub(crate) fn opening(&self, start: Offset, held: Option<RosterSeq>) -> Opening {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).opening(start, held)
+    /// See [`RosterIndex::opening`]; with the head that its first entry is taken on, if it is.
+    pub(crate) fn opening(
+        &self,
+        start: Offset,
+        held: Option<RosterSeq>,
+    ) -> (Opening, Option<Signed<RosterHead>>) {
+        let head = self.newest_head().clone();
+        let owner = self.origin.genesis.owner;
+        let named = head.as_ref().and_then(|head| head.peek().ok()).filter(|head| head.signer == owner);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let opening = index.opening(start, held, named.map(|head| head.seq));
+        (opening, head.filter(|_| opening.by_head))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sealcast_proto::accept::{Acceptor, RestoreError};
-use sealcast_proto::object::{EpochHeader, Genesis, Object, ObjectError};
+use sealcast_proto::object::{EpochHeader, Genesis, Object, ObjectError, RosterHead};
 use sealcast_proto::policy::Durability;
 use sealcast_proto::record::{BatchDigest, Record};
 use sealcast_proto::roster::EntryBundle;
@@ -17,6 +17,8 @@ use crate::topic::{RosterItem, TopicMachine};
 pub(crate) struct Loaded {
     pub(crate) machine: TopicMachine,
     pub(crate) index: RosterIndex,
+    /// The roster head put last.
+    pub(crate) head: Option<Signed<RosterHead>>,
 }
 
 /// A log that cannot be taken up.
@@ -78,7 +80,8 @@ pub(crate) fn load(
     for (change, offset) in &changes {
         machine.restore_removed(change, *offset);
     }
-    Ok(Loaded { machine, index })
+    let head = log.head(&topic)?.map(|head| kept(&head)).transpose()?;
+    Ok(Loaded { machine, index, head })
 }
 
 fn restore_publisher(

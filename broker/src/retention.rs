@@ -4,17 +4,19 @@
 //! the last *fresh* epoch at or before its oldest retained batch, else its newest epoch (docs/protocol.md section 8): what a
 //! subscriber at the oldest record needs to open it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sealcast_proto::object::Mode;
+use sealcast_proto::policy::Policy;
 use sealcast_proto::{Epoch, Offset, PublicKey, TopicId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::now_ms;
-use crate::handle::{Message, Topic};
+use crate::handle::Topic;
 use crate::load;
 use crate::shared::Shared;
-use crate::store::{Log, LogError};
+use crate::store::{Bounds, Log, LogError};
 
 /// Headers looked at in one step back, a count.
 const STEP: usize = 16;
@@ -28,27 +30,66 @@ pub(crate) struct Keep {
     pub(crate) bytes: u64,
 }
 
+impl Keep {
+    pub(crate) fn of(policy: &Policy) -> Self {
+        Self { ms: policy.retain_ms, bytes: policy.retain_bytes }
+    }
+
+    /// Whether retention has something to do, as far as memory tells: no topic is woken and no disk asked for nothing.
+    fn is_due(self, bounds: Bounds, oldest: Option<&Oldest>, now_ms: u64) -> bool {
+        let too_many = self.bytes > 0 && bounds.bytes > self.bytes;
+        let known = oldest.filter(|oldest| oldest.first == bounds.first);
+        let is_old = |oldest: &Oldest| oldest.stored_ms.saturating_add(self.ms) < now_ms;
+        let too_old = self.ms > 0 && bounds.first < bounds.next && known.is_none_or(is_old);
+        too_many || too_old
+    }
+}
+
+/// When the first record retained was stored.
+#[derive(Debug, Clone, Copy)]
+struct Oldest {
+    first: Offset,
+    stored_ms: u64,
+}
+
 /// Applies retention to every topic, again and again.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut tick = interval(shared.limits.retention_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut oldest = HashMap::new();
     loop {
         tick.tick().await;
         for topic in shared.registry.topics() {
-            if let Err(error) = apply_to(&shared, &topic).await {
+            if let Err(error) = apply_to(&shared, &topic, &mut oldest).await {
                 tracing::warn!(topic = %topic.id().short(), %error, "retention failed");
             }
         }
     }
 }
 
-async fn apply_to(shared: &Shared, topic: &Topic) -> Result<(), LogError> {
-    let Ok(keep) = topic.ask(|reply| Message::Keep { reply }).await else { return Ok(()) };
-    if keep == (Keep { ms: 0, bytes: 0 }) {
+async fn apply_to(
+    shared: &Shared,
+    topic: &Topic,
+    oldest: &mut HashMap<TopicId, Oldest>,
+) -> Result<(), LogError> {
+    let (id, keep, head, now_ms) = (topic.id(), topic.keep(), topic.head(), now_ms());
+    let reads = &shared.storage.reads;
+    if !keep.is_due(reads.log().bounds(&id)?, oldest.get(&id), now_ms) {
         return Ok(());
     }
-    let (id, head, now_ms) = (topic.id(), topic.head(), now_ms());
-    let trimmed = shared.storage.reads.run(move |log| apply(log, id, keep, head, now_ms)).await?;
+    let work = move |log: &dyn Log| {
+        let trimmed = apply(log, id, keep, head, now_ms)?;
+        let bounds = log.bounds(&id)?;
+        // What cannot be read is asked again the next time, and gone some day.
+        let first = log.read(&id, bounds.first, 1).unwrap_or_default().into_iter().next();
+        let first = first.map(|first| Oldest { first: bounds.first, stored_ms: first.stored_ms });
+        Ok((trimmed, first))
+    };
+    let (trimmed, first) = reads.run(work).await?;
+    match first {
+        Some(first) => oldest.insert(id, first),
+        None => oldest.remove(&id),
+    };
     if trimmed > 0 {
         tracing::debug!(topic = %id.short(), records = trimmed, "retention");
     }
@@ -105,5 +146,27 @@ fn oldest_needed(
         }
         let Some(before) = oldest.0.checked_sub(1) else { return Ok(None) };
         up_to = Epoch(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_for_nothing() {
+        let bounds = |first, next, bytes| Bounds { first: Offset(first), next: Offset(next), bytes };
+        let oldest = |first, stored_ms| Some(Oldest { first: Offset(first), stored_ms });
+        let due = |ms, bytes, bounds, oldest: Option<Oldest>, now_ms| {
+            Keep { ms, bytes }.is_due(bounds, oldest.as_ref(), now_ms)
+        };
+        assert!(!due(0, 0, bounds(0, 9, 900), None, 1_000), "for ever");
+        assert!(!due(10, 0, bounds(9, 9, 0), None, 1_000), "nothing is there");
+        assert!(due(10, 0, bounds(0, 9, 900), None, 1_000), "not known yet");
+        assert!(!due(10, 0, bounds(0, 9, 900), oldest(0, 990), 1_000));
+        assert!(due(10, 0, bounds(0, 9, 900), oldest(0, 989), 1_000));
+        assert!(due(10, 0, bounds(3, 9, 900), oldest(0, 990), 1_000), "of another record");
+        assert!(!due(0, 900, bounds(0, 9, 900), None, 1_000));
+        assert!(due(10, 899, bounds(0, 9, 900), oldest(0, 990), 1_000));
     }
 }

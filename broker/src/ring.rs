@@ -171,6 +171,11 @@ impl Ring {
         }
     }
 
+    /// Whether it holds nothing that will be too old some day.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).items.is_empty()
+    }
+
     /// What a reader at `from` gets next, about `max_bytes` of it.
     pub(crate) fn read(&self, from: Offset, max_bytes: usize) -> Near {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -253,8 +258,9 @@ mod tests {
         let ring = Ring::new(Offset(0));
         ring.push(items([batch(0, 5)]), 1_000);
         ring.evict(Offset(1), 1_000 + limits::RING_AGE_MS - 1);
-        assert!(matches!(ring.read(Offset(0), 100), Near::Items(_)));
+        assert!(matches!(ring.read(Offset(0), 100), Near::Items(_)) && !ring.is_empty());
         ring.evict(Offset(1), 1_000 + limits::RING_AGE_MS);
+        assert!(ring.is_empty());
         assert!(matches!(ring.read(Offset(0), 100), Near::Behind(_)));
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Actor;
+use super::{Actor, keep};
 use crate::load::{self, Loaded};
 use crate::store::Log;
 
@@ -15,10 +15,10 @@ impl Actor {
         let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
         let load = move |log: &dyn Log| Ok(load::load(log, origin.id, &origin.genesis, past));
         match self.storage.reads.run(load).await {
-            Ok(Ok(Loaded { machine, index })) => {
+            Ok(Ok(Loaded { machine, index, .. })) => {
                 self.machine = machine;
                 self.writer = writer;
-                self.topic.replace_index(index);
+                self.topic.replace_index(index, keep(&self.machine));
                 self.stored.send_replace(self.machine.visible());
                 self.visible.send_replace(self.machine.visible());
                 tracing::info!(topic = %self.topic.id().short(), "took up the log again");

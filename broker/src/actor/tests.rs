@@ -151,3 +151,19 @@ async fn a_memory_topic_that_lost_batches_never_gives_their_offsets_out_again() 
     let again = bench.insist(&batch).await;
     assert!(again.offset > Offset(seen.offset.0 + 1_000), "{} {}", seen.offset, again.offset);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_looks_after_its_chores_and_sleeps_without() {
+    let policy = Policy { durability: Durability::Memory, ..Policy::default() };
+    let mut bench = Bench::new(policy).await;
+    let syncs = |bench: &Bench| bench.disk.syncs.load(std::sync::atomic::Ordering::SeqCst);
+    for n in 0..2 {
+        let before = syncs(&bench);
+        let batch = bench.hand.batch(&[n; 9]);
+        bench.batch(&batch).await;
+        assert!(matches!(bench.answer().await, Answer::Ack(_)));
+        // Nobody asks for it, and it happens all the same; once.
+        tokio::time::sleep(limits::SYNC_EVERY * 5 / 2).await;
+        assert_eq!(syncs(&bench), before + 1);
+    }
+}

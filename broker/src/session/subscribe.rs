@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sealcast_proto::frame::{Context, From as Begin, HoleReason, Reply, Start, Subscribe};
-use sealcast_proto::object::Beacon;
+use sealcast_proto::object::{Beacon, RosterHead};
 use sealcast_proto::{Offset, PublicKey, RosterSeq, Signed};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -39,6 +39,8 @@ struct Reader<'a> {
     until: Option<Offset>,
     /// Whether it has fallen behind the ring, or has only begun: said once it is at the head.
     behind: bool,
+    /// The roster head sent last, for its time.
+    told: Option<Signed<RosterHead>>,
     out: Outgoing,
 }
 
@@ -73,11 +75,12 @@ impl<'a> Reader<'a> {
             missed_from: (start < first).then_some(start),
             until: wish.until_head.then_some(head),
             behind: true,
+            told: None,
             out: Outgoing::default(),
         })
     }
 
-    /// Start, roster entries, contexts.
+    /// Start, roster entries, head, contexts.
     async fn open(&mut self, held: Option<RosterSeq>) -> Result<(), End> {
         // In a `memory` topic the head is ahead of the log: what is read from the log must be there first.
         self.topic.stored_up_to(self.cursor, self.stream.shared.limits.next_frame).await;
@@ -89,8 +92,12 @@ impl<'a> Reader<'a> {
             level: self.opened.level,
         };
         self.out.reply(&Reply::Start(start));
-        let opening = self.topic.opening(self.cursor, held);
+        let (opening, head) = self.topic.opening(self.cursor, held);
+        if let Some(head) = head {
+            self.out.reply(&Reply::Head(head));
+        }
         self.rosters(opening).await?;
+        self.head();
         for context in self.contexts().await? {
             self.out.reply(&Reply::Context(context));
         }
@@ -127,6 +134,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The roster head put last, as soon as the entry it names is the newest one delivered: before, it could not be
+    /// checked; after a newer entry it says nothing.
+    fn head(&mut self) {
+        if let Some(head) = self.topic.newest_head().as_ref().filter(|head| self.told.as_ref() != Some(head))
+            && head.peek().is_ok_and(|named| self.topic.roster_before(self.cursor) == named.seq)
+        {
+            self.out.reply(&Reply::Head(head.clone()));
+            self.told = Some(head.clone());
+        }
+    }
+
     async fn contexts(&self) -> Result<Vec<Context>, End> {
         let (id, at, indexes) = (self.topic.id(), self.cursor, self.viewer.indexes().to_vec());
         let read = move |log: &dyn Log| lookup::contexts(log, id, at, &indexes);
@@ -137,9 +155,12 @@ impl<'a> Reader<'a> {
     async fn follow(&mut self) -> Result<(), End> {
         let mut visible = self.topic.visible();
         let mut beacons = self.topic.beacons();
+        let mut heads = self.topic.signed_head();
         let stopped = self.stream.writer.stopped();
         tokio::pin!(stopped);
         loop {
+            heads.mark_unchanged();
+            self.head();
             let head = *visible.borrow_and_update();
             if self.cursor < head {
                 if self.step(head).await? == Stop::Removed {
@@ -159,8 +180,14 @@ impl<'a> Reader<'a> {
                 // Those that came meanwhile are old.
                 beacons = beacons.resubscribe();
             }
+            self.flush().await?;
             tokio::select! {
                 changed = visible.changed() => {
+                    if changed.is_err() {
+                        return Err(going_away(limits::READ_ONLY_RETRY_MS).into());
+                    }
+                }
+                changed = heads.changed() => {
                     if changed.is_err() {
                         return Err(going_away(limits::READ_ONLY_RETRY_MS).into());
                     }

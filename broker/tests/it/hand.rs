@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use sealcast_proto::object::{Batch, Beacon, EpochHeader, Genesis, Mode, PrevClose};
+use sealcast_proto::object::{Batch, Beacon, EpochHeader, Genesis, Mode, PrevClose, RosterHead};
 use sealcast_proto::record::{BatchRecord, Record, Sealed, batch_aad};
 use sealcast_proto::roster::{EntryBundle, Op, Role, Roster};
 use sealcast_proto::slot::{Slot, table_hash};
@@ -40,10 +40,23 @@ impl Admin {
     }
 
     pub fn entry(&mut self, ops: &[Op]) -> EntryBundle {
+        self.entry_by(1, ops)
+    }
+
+    /// As another admin signs it.
+    pub fn entry_by(&mut self, n: u8, ops: &[Op]) -> EntryBundle {
         self.now_ms += 1;
-        let bundle = self.roster.sign(ops, &self.owner, self.now_ms).unwrap();
+        let bundle = self.roster.sign(ops, &identity(n), self.now_ms).unwrap();
         self.roster.apply(&bundle.entry, &bundle.ops).unwrap();
         bundle
+    }
+
+    /// Admin `n` re-asserts the head.
+    pub fn head_by(&self, n: u8, time_ms: u64) -> Signed<RosterHead> {
+        let chain = self.roster.chain();
+        let (topic, seq, hash) = (chain.topic(), chain.seq(), chain.hash());
+        let head = RosterHead { topic, seq, hash, signer: key(n), time_ms };
+        Signed::sign(&head, identity(n).signing_key())
     }
 
     pub fn add(&mut self, members: &[(u8, Role)]) -> EntryBundle {

@@ -9,6 +9,8 @@ mod world;
 
 /// Going away: what was sent is answered, and everybody is told.
 mod drain;
+/// Roster heads on subscriptions.
+mod heads;
 /// Bytes that are no frames, and requests that are not allowed.
 mod hostile;
 /// The program: its link, its signals, its errors.

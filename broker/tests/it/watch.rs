@@ -1,9 +1,9 @@
 use sealcast_proto::frame::{Code, Reply, Request};
-use sealcast_proto::object::{Prekey, RosterHead};
+use sealcast_proto::object::Prekey;
 use sealcast_proto::roster::{Op, Role};
 use sealcast_proto::{RosterSeq, Signed};
 
-use crate::hand::{Admin, batch_record, identity, key};
+use crate::hand::{batch_record, identity, key};
 use crate::world::{World, entries};
 
 fn prekey(n: u8, id: u32) -> Signed<Prekey> {
@@ -17,13 +17,6 @@ fn now() -> u32 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as u32
 }
 
-fn head(admin: &Admin, time_ms: u64) -> Signed<RosterHead> {
-    let chain = admin.roster.chain();
-    let (topic, seq, hash) = (chain.topic(), chain.seq(), chain.hash());
-    let head = RosterHead { topic, seq, hash, signer: admin.owner.public(), time_ms };
-    Signed::sign(&head, admin.owner.signing_key())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
     let world = World::new().await;
@@ -34,7 +27,7 @@ async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
     let reader = world.client(3).await;
     let first = prekey(3, now());
     reader.request(vec![Request::PutPrekey(topic, first.clone())]).await.unwrap();
-    let asserted = head(&admin, 5);
+    let asserted = admin.head_by(1, 5);
     owner.request(vec![Request::PutHead(topic, asserted.clone())]).await.unwrap();
 
     let mut watch = owner.open(Request::Watch(topic, RosterSeq(0))).await;
@@ -56,7 +49,7 @@ async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
     let newer = prekey(3, now() + 5);
     reader.request(vec![Request::PutPrekey(topic, newer.clone())]).await.unwrap();
     assert_eq!(watch.next().await, Reply::Prekey(newer));
-    let newer = head(&admin, 9);
+    let newer = admin.head_by(1, 9);
     owner.request(vec![Request::PutHead(topic, newer.clone())]).await.unwrap();
     assert_eq!(watch.next().await, Reply::Head(newer));
     client.begin(&mut pipe, topic, &mut hand, &admin, &[3]).await;

@@ -9,6 +9,8 @@ use sealcast_proto::{MemberIndex, PublicKey, Signed, SlotSource};
 
 /// Members' newest prekeys, and the highest id ever seen of each, which outlives the process (in the marks): so that a
 /// broker cannot bring an old prekey, or the static key, back.
+///
+/// Both outlive a removal: a member that comes back does not publish its prekey again, and without it got no slot.
 #[derive(Default)]
 pub(crate) struct PrekeyDirectory {
     newest: HashMap<PublicKey, Prekey>,
@@ -41,11 +43,6 @@ impl PrekeyDirectory {
         let owner = prekey.owner;
         self.newest.insert(owner, prekey);
         Some(owner)
-    }
-
-    /// A member left: what was seen of it is forgotten only if it does not come back, so the highest id stays.
-    pub(crate) fn remove(&mut self, member: &PublicKey) {
-        self.newest.remove(member);
     }
 
     /// The key to wrap to for `member`; `None` if it has none that is valid (it gets no slot and is reported).

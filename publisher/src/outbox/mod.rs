@@ -393,9 +393,8 @@ impl Outbox {
             self.marks_dirty = true;
         }
         self.admin_word_ms = self.admin_word_ms.max(change.entry.time_ms);
-        for (index, gone) in &change.removed {
+        for (index, _) in &change.removed {
             self.unslotted.remove(index);
-            self.directory.remove(gone);
         }
         for (index, _, _) in &change.added {
             self.unslotted.insert(*index);

@@ -484,6 +484,30 @@ fn prekeys_are_wrapped_to_and_never_rolled_back() {
 }
 
 #[test]
+fn a_member_that_comes_back_is_wrapped_to_its_prekey_of_before() {
+    let mut world = World::new(2);
+    let member = identity(10);
+    let mut ring = PrekeyRing::new();
+    let (week, fortnight) = (7 * 86_400_000, 14 * 86_400_000);
+    let prekey = ring.rotate_if_due(&member, week, fortnight, world.now, true, &mut rand::rng()).unwrap();
+    world.input(Input::Prekey(prekey.clone()));
+    world.send(0);
+    world.settle();
+    world.remove(10);
+    world.settle();
+    world.add(10);
+    world.settle();
+    world.advance_clock(super::COALESCE_MS);
+    world.settle();
+    // The broker has no reason to send the prekey again, nor the member.
+    let (index, _) = world.broker.roster().find(&member.public()).unwrap();
+    let header = world.headers().last().cloned().unwrap();
+    let slot = find_slot(&world.tables[&header.slots_hash], index).unwrap();
+    assert_eq!(slot.source, SlotSource::Prekey(prekey.peek().unwrap().prekey_id));
+    assert!(world.outbox.unreachable().is_empty());
+}
+
+#[test]
 fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
     let policy = Policy { max_roster_age_ms: 60_000, ..Policy::default() };
     let mut world = World::with_policy(1, policy);

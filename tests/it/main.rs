@@ -19,3 +19,7 @@ mod cli_demo;
 mod e2e;
 // The broker's whole disk in the hands of members and former members.
 mod whole_log;
+// A broker that does what a test tells it to.
+mod hostile;
+// Attacks on all of it, one named test each.
+mod attack;

@@ -17,7 +17,7 @@ use super::Global;
 use super::failure::{Exit, Failure};
 use super::keys::IdentityArg;
 use super::links::TopicArg;
-use super::say::{count, say};
+use super::say::{count, hint, say};
 use super::signals::Stop;
 use super::times::{self, Start};
 use format::Format;
@@ -94,7 +94,8 @@ impl Subscribe {
             (false, true) => Format::Raw(0),
             (false, false) => Format::Raw(b'\n'),
         };
-        let mut reader = Reader { topic: link.topic, format, sink, messages: 0, bad: 0, unsaved: None };
+        let mut reader =
+            Reader { topic: link.topic, format, sink, messages: 0, bad: 0, hinted: false, unsaved: None };
         // From here on a kill resumes here, not at whatever is the newest by then.
         reader.save(&mut subscription).await?;
         let ended = reader.read(&mut subscription, &mut stop, self.count, self.wait).await;
@@ -150,6 +151,8 @@ struct Reader {
     sink: Sink,
     messages: u64,
     bad: u64,
+    /// Said once why messages can be locked.
+    hinted: bool,
     /// Since when something that was taken is not saved.
     unsaved: Option<Instant>,
 }
@@ -214,6 +217,12 @@ impl Reader {
                 }
                 if !shown {
                     say!("{event}");
+                    if matches!(event, Event::Locked { .. }) && !self.hinted {
+                        self.hinted = true;
+                        hint!(
+                            "sealed before it was added, or for keys in another --state: one identity has one"
+                        );
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@ use sealcast_proto::record::Record;
 use sealcast_proto::roster::Role;
 use sealcast_proto::{MemberIndex, Offset, RosterSeq, TopicId};
 
+use crate::damage;
 use crate::limits;
 use crate::lookup;
 use crate::outgoing::Outgoing;
@@ -97,8 +98,8 @@ pub(crate) fn needs_log(items: &[Item]) -> bool {
     items.iter().any(|item| matches!(item, Item::Header(_, header) if header.table.is_some()))
 }
 
-/// What a reader behind the ring gets next: from the log, up to `end`. If retention has overtaken it: the hole, the roster
-/// entries that stood in it, and where every publisher stands after it.
+/// What a reader behind the ring gets next: from the log, up to `end`. If retention has overtaken it, or the disk lost
+/// something: the hole, the roster entries that stood in it, and where every publisher stands after it.
 pub(crate) fn deliver_from_log(
     log: &dyn Log,
     topic: TopicId,
@@ -107,12 +108,16 @@ pub(crate) fn deliver_from_log(
     cursor: &mut Offset,
     out: &mut Outgoing,
 ) -> Result<Stop, LogError> {
-    let stored = log.read(&topic, *cursor, limits::READ_BYTES)?;
+    let stored = log.read(&topic, *cursor, limits::READ_BYTES);
     // After the read: what is trimmed in between is missing from it, and the bounds say so by now.
     let first = log.bounds(&topic)?.first.min(end);
     if *cursor < first {
-        return hole(log, topic, first, viewer, cursor, out);
+        return hole(log, topic, (first, HoleReason::Retention), viewer, cursor, out);
     }
+    let stored = match stored {
+        Err(error) if error.is_damage() => return damaged(log, topic, end, &error, viewer, cursor, out),
+        stored => stored?,
+    };
     let mut readables = Vec::with_capacity(stored.len());
     let mut next = end;
     for stored in stored {
@@ -120,8 +125,16 @@ pub(crate) fn deliver_from_log(
             next = end;
             break;
         }
+        match readable(log, topic, stored.offset, stored.record) {
+            Ok(readable) => readables.push(readable),
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) if readables.is_empty() => {
+                return damaged(log, topic, end, &error, viewer, cursor, out);
+            }
+            // First what stands before it.
+            Err(_) => break,
+        }
         next = Offset(stored.offset.0.saturating_add(1));
-        readables.push(readable(log, topic, stored.offset, stored.record)?);
     }
     let stop = deliver(log, &ring::items(readables), viewer, cursor, out)?;
     if stop == Stop::Through {
@@ -130,17 +143,74 @@ pub(crate) fn deliver_from_log(
     Ok(stop)
 }
 
+/// A damaged record at the cursor: on behind it, where the log can be read again.
+fn damaged(
+    log: &dyn Log,
+    topic: TopicId,
+    end: Offset,
+    error: &LogError,
+    viewer: &Viewer,
+    cursor: &mut Offset,
+    out: &mut Outgoing,
+) -> Result<Stop, LogError> {
+    let to = next_whole(log, topic, *cursor, end)?;
+    damage::say(&format!("topic {}: records {cursor} to {to} are lost: {error}", topic.short()));
+    hole(log, topic, (to, HoleReason::Corruption), viewer, cursor, out)
+}
+
+/// The first whole record after the damaged one at `at`; `end` if none stands before that. One by one at first, then in
+/// longer and longer steps and from there back: some hundred reads at most, however much is lost.
+fn next_whole(log: &dyn Log, topic: TopicId, at: Offset, end: Offset) -> Result<Offset, LogError> {
+    /// Records looked at one by one, a count.
+    const NEAR: u32 = 16;
+    let (mut bad, mut step, mut looked) = (at.0, 1_u64, 0);
+    let (mut good, mut found) = loop {
+        let probe = bad.saturating_add(step).min(end.0);
+        if probe == end.0 {
+            break (probe, end);
+        }
+        if let Some(found) = whole(log, topic, Offset(probe), end)? {
+            break (probe, found);
+        }
+        bad = probe;
+        looked += 1;
+        if looked >= NEAR {
+            step = step.saturating_mul(2);
+        }
+    };
+    while good.saturating_sub(bad) > 1 {
+        let middle = bad + (good - bad) / 2;
+        match whole(log, topic, Offset(middle), end)? {
+            Some(nearer) => (good, found) = (middle, nearer),
+            None => bad = middle,
+        }
+    }
+    Ok(found)
+}
+
+/// The first record at or after `from`, unless it is damaged.
+fn whole(log: &dyn Log, topic: TopicId, from: Offset, end: Offset) -> Result<Option<Offset>, LogError> {
+    let read = log.read(&topic, from, 1).and_then(|stored| match stored.into_iter().next() {
+        Some(stored) => Ok(readable(log, topic, stored.offset, stored.record)?.offset.min(end)),
+        None => Ok(end),
+    });
+    match read {
+        Err(error) if error.is_damage() => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 fn hole(
     log: &dyn Log,
     topic: TopicId,
-    first: Offset,
+    (first, why): (Offset, HoleReason),
     viewer: &Viewer,
     cursor: &mut Offset,
     out: &mut Outgoing,
 ) -> Result<Stop, LogError> {
     let before = |offset: Offset| log.roster_before(&topic, offset).map(|seq| seq.unwrap_or_default());
     let (mut held, through) = (before(*cursor)?, before(first)?);
-    out.reply(&Reply::Hole(*cursor, first, HoleReason::Retention));
+    out.reply(&Reply::Hole(*cursor, first, why));
     while held < through {
         let from = RosterSeq(held.0.saturating_add(1));
         let entries = lookup::rosters(log, topic, from, through, limits::ROSTER_READ_BYTES)?;

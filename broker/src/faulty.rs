@@ -1,8 +1,9 @@
 //! A log whose disk fails when it is told to.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use sealcast_proto::frame::Level;
@@ -24,11 +25,22 @@ pub(crate) struct Faulty {
     inner: MemoryLog,
     disk: AtomicU8,
     pub(crate) syncs: AtomicUsize,
+    /// Records that cannot be read any more.
+    damaged: Mutex<BTreeSet<Offset>>,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: MemoryLog) -> Arc<Self> {
-        Arc::new(Self { inner, disk: AtomicU8::new(Disk::Well as u8), syncs: AtomicUsize::new(0) })
+        Arc::new(Self {
+            inner,
+            disk: AtomicU8::new(Disk::Well as u8),
+            syncs: AtomicUsize::new(0),
+            damaged: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn damages(&self, lost: impl IntoIterator<Item = u64>) {
+        self.damaged.lock().unwrap().extend(lost.into_iter().map(Offset));
     }
 
     pub(crate) fn becomes(&self, disk: Disk) {
@@ -64,7 +76,14 @@ impl Log for Faulty {
         self.inner.bounds(topic)
     }
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>> {
-        self.inner.read(topic, from, max_bytes)
+        let mut read = self.inner.read(topic, from, max_bytes)?;
+        let damaged = self.damaged.lock().unwrap();
+        let whole = read.iter().take_while(|stored| !damaged.contains(&stored.offset)).count();
+        if whole == 0 && !read.is_empty() {
+            return Err(LogError::Corrupt("as a test wants it".into()));
+        }
+        read.truncate(whole);
+        Ok(read)
     }
     fn read_back(&self, topic: &TopicId, before: Offset, max_records: usize) -> Result<Vec<Stored>> {
         self.inner.read_back(topic, before, max_records)

@@ -22,6 +22,7 @@ mod broker;
 pub mod cli;
 mod clock;
 mod config;
+mod damage;
 mod delivery;
 mod handle;
 mod key;

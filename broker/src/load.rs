@@ -8,6 +8,7 @@ use sealcast_proto::record::{BatchDigest, Record};
 use sealcast_proto::roster::EntryBundle;
 use sealcast_proto::{Epoch, Offset, PublicKey, RosterSeq, Signed, TopicId};
 
+use crate::damage;
 use crate::limits;
 use crate::roster_index::RosterIndex;
 use crate::store::{Log, LogError};
@@ -70,8 +71,14 @@ pub(crate) fn load(
         restore_publisher(log, topic, &publisher, &mut acceptor)?;
     }
     let bounds = log.bounds(&topic)?;
-    let newest = log.read_back(&topic, bounds.next, 1)?;
-    let stored_ms = newest.first().map_or(0, |newest| newest.stored_ms);
+    let stored_ms = match log.read_back(&topic, bounds.next, 1) {
+        Ok(newest) => newest.first().map_or(0, |newest| newest.stored_ms),
+        Err(error) if error.is_damage() => {
+            damage::say(&format!("topic {}: the newest record is lost: {error}", topic.short()));
+            0
+        }
+        Err(error) => return Err(error.into()),
+    };
     let mut next = bounds.next.max(past);
     if next.0 > 0 && acceptor.roster().chain().policy().durability == Durability::Memory {
         next = Offset(next.0.saturating_add(limits::MEMORY_OFFSET_SKIP));

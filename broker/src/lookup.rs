@@ -8,6 +8,7 @@ use sealcast_proto::roster::{EntryBundle, RosterChain};
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, SlotSource, TopicId};
 
+use crate::damage;
 use crate::handle::Origin;
 use crate::limits;
 use crate::load;
@@ -56,8 +57,11 @@ pub(crate) fn own_slot(
 ) -> Result<Option<Slot>, LogError> {
     let Some(table) = table else { return Ok(None) };
     for index in indexes {
-        if let Some(slot) = log.slot(table, *index)? {
-            return Ok(Some(slot));
+        match log.slot(table, *index) {
+            Ok(None) => {}
+            // A lost slot locks one epoch; a header that does not come locks all that follow.
+            Err(error) if error.is_damage() => damage::say(&format!("a slot is lost: {error}")),
+            slot => return slot,
         }
     }
     Ok(None)

@@ -13,6 +13,7 @@ use sealcast_proto::{Epoch, Offset, PublicKey, TopicId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::now_ms;
+use crate::damage;
 use crate::handle::Topic;
 use crate::load;
 use crate::shared::Shared;
@@ -60,8 +61,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         tick.tick().await;
         for topic in shared.registry.topics() {
-            if let Err(error) = apply_to(&shared, &topic, &mut oldest).await {
-                tracing::warn!(topic = %topic.id().short(), %error, "retention failed");
+            match apply_to(&shared, &topic, &mut oldest).await {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => {
+                    damage::say(&format!("topic {}: retention failed: {error}", topic.id().short()));
+                }
+                Err(error) => {
+                    tracing::warn!(topic = %topic.id().short(), %error, "retention failed");
+                }
             }
         }
     }

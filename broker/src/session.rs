@@ -14,6 +14,7 @@ use sealcast_proto::PublicKey;
 use sealcast_proto::frame::{Code, Refusal, Reply, Request};
 use tokio::time::timeout;
 
+use crate::damage;
 use crate::lookup;
 use crate::registry::Counted;
 use crate::shared::{Shared, going_away};
@@ -45,7 +46,9 @@ impl From<LinkError> for End {
 
 impl From<LogError> for End {
     fn from(error: LogError) -> Self {
-        if !matches!(error, LogError::Closed) {
+        if error.is_damage() {
+            damage::say(&format!("a read failed: {error}"));
+        } else if !matches!(error, LogError::Closed) {
             tracing::error!(%error, "a read failed");
         }
         Self::Refused(lookup::refusal(&error))

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use sealcast_proto::accept::BatchClaim;
-use sealcast_proto::frame::Code;
+use sealcast_proto::frame::{Code, FRAME_HEADER, FrameKind, HoleReason, Reply};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::record::BatchRecord;
 use sealcast_proto::roster::Op;
@@ -9,9 +10,11 @@ use sealcast_proto::{BatchNo, Epoch};
 use tokio::time::timeout;
 
 use super::*;
+use crate::delivery::{Stop, Viewer, deliver_from_log};
 use crate::faulty::{Disk, Faulty};
 use crate::hand::{Admin, Hand, batch_record, genesis, key};
 use crate::limits::Limits;
+use crate::outgoing::Outgoing;
 use crate::shared::Shared;
 use crate::store::MemoryLog;
 
@@ -166,4 +169,74 @@ async fn a_topic_looks_after_its_chores_and_sleeps_without() {
         tokio::time::sleep(limits::SYNC_EVERY * 5 / 2).await;
         assert_eq!(syncs(&bench), before + 1);
     }
+}
+
+/// What a reader gets from the log below `end`.
+fn read_back(bench: &Bench, standing: &crate::topic::Standing, end: Offset) -> Vec<Reply> {
+    let viewer = Viewer::new(standing.clone());
+    let (mut cursor, mut out) = (Offset(0), Outgoing::default());
+    while cursor < end {
+        let id = bench.topic.id();
+        let stop = deliver_from_log(&*bench.disk, id, end, &viewer, &mut cursor, &mut out).unwrap();
+        assert_eq!(stop, Stop::Through);
+    }
+    let mut frames = Bytes::from(out.take().concat());
+    let mut replies = vec![];
+    while let Some(header) = frames.first_chunk() {
+        let (kind, len) = FrameKind::parse(*header).unwrap();
+        frames = frames.slice(FRAME_HEADER..);
+        replies.push(Reply::decode(kind, frames.split_to(len)).unwrap());
+    }
+    replies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_lost_is_a_hole_and_reading_goes_on_behind_it() {
+    let mut bench = Bench::new(Policy::default()).await;
+    // 0 entry, 1 header, 2..=41 batches, 42 entry, 43..=82 batches.
+    for round in 0..2u8 {
+        for n in 0..40 {
+            let batch = bench.hand.batch(&[n; 9]);
+            bench.batch(&batch).await;
+            assert!(matches!(bench.answer().await, Answer::Ack(_)));
+        }
+        if round == 0 {
+            let entry = bench.admin.add(&[(9, Role::Reader)]);
+            bench.roster(entry).await.unwrap();
+        }
+    }
+    let end = bench.topic.head();
+    assert_eq!(end, Offset(83));
+    let standing = bench.topic.open(key(1)).await.unwrap().unwrap().standing;
+    let offsets = |replies: &[Reply]| -> Vec<u64> {
+        let offset = |reply: &Reply| match reply {
+            Reply::Record(offset, _) => Some(offset.0),
+            _ => None,
+        };
+        replies.iter().filter_map(offset).collect()
+    };
+    assert_eq!(offsets(&read_back(&bench, &standing, end)).len(), 80);
+
+    bench.disk.damages([5].into_iter().chain(20..=60));
+    let replies = read_back(&bench, &standing, end);
+    let expected: Vec<u64> = (2..5).chain(6..20).chain(61..83).collect();
+    assert_eq!(offsets(&replies), expected, "nothing that can be read is left out");
+    let at = |what: Reply| replies.iter().position(|reply| *reply == what).unwrap();
+    let small = at(Reply::Hole(Offset(5), Offset(6), HoleReason::Corruption));
+    let Reply::Context(context) = &replies[small + 1] else { panic!() };
+    assert_eq!(context.batch.as_ref().unwrap().1, Offset(5), "where its publisher stands behind it");
+    let large = at(Reply::Hole(Offset(20), Offset(61), HoleReason::Corruption));
+    // The entry that stood in it comes all the same: the chain must not break.
+    assert!(matches!(&replies[large + 1], Reply::Roster(entry) if entry.offset == Offset(42)));
+    assert!(matches!(&replies[large + 2], Reply::Context(_)));
+
+    // To the end, the header too.
+    bench.disk.damages(1..83);
+    let replies = read_back(&bench, &standing, end);
+    let kinds: Vec<_> = replies.iter().map(std::mem::discriminant).collect();
+    assert_eq!(kinds.len(), 4, "{replies:?}");
+    assert_eq!(replies[1], Reply::Hole(Offset(1), end, HoleReason::Corruption));
+    assert!(
+        matches!(&replies[3], Reply::Context(context) if context.batch.as_ref().unwrap().1 == Offset(82))
+    );
 }

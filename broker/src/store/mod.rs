@@ -56,7 +56,7 @@ pub trait Log: Send + Sync + 'static {
     fn bounds(&self, topic: &TopicId) -> Result<Bounds, LogError>;
 
     /// Records from `from` (or from the first one retained after it) on, in order, until `max_bytes` of records; at
-    /// least one if there is one.
+    /// least one if there is one. Stops before a damaged one, and fails only where that comes first.
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>, LogError>;
 
     /// Records before `before`, the newest first, at most `max_records`.
@@ -383,6 +383,21 @@ pub enum LogError {
     /// The commit thread has ended: the broker is shutting down.
     #[error("the broker is shutting down")]
     Closed,
+}
+
+impl LogError {
+    /// Whether what was to be read is lost, and not only out of reach for now.
+    pub fn is_damage(&self) -> bool {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self {
+            Self::Corrupt(_) => true,
+            Self::Io { error, .. } => {
+                let bad_sector = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+                bad_sector || matches!(error.kind(), InvalidData | UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
 use sealcast_broker::{Broker, Config, StartError};
-use sealcast_proto::frame::{Code, From};
+use sealcast_proto::frame::{Code, From, HoleReason, Reply};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::roster::{Op, Role};
 use sealcast_proto::{Offset, RosterSeq};
@@ -118,4 +121,52 @@ async fn the_link_is_written_for_whoever_waits_for_it() {
     assert_eq!(link.trim_end(), broker.link().to_string());
     assert!(link.starts_with("sealcast://broker.example:7443?broker=seal1"));
     broker.shutdown().await;
+}
+
+/// The largest file below `dir` whose path says `what`.
+fn largest(dir: &Path, what: &str) -> Option<(u64, PathBuf)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let found = entries.filter_map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => largest(&entry.path(), what),
+        false => Some((entry.metadata().unwrap().len(), entry.path())),
+    });
+    found.filter(|(_, path)| path.to_string_lossy().contains(what)).max()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_lost_is_announced_and_the_rest_delivered() {
+    let mut world = World::new().await;
+    let (topic, admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    // More than the store gathers in memory before it writes files.
+    let count = 50u8;
+    for n in 0..count {
+        pipe.batch(&mut hand, &vec![n; 1 << 20]).await;
+    }
+    drop((owner, client, pipe));
+    world.broker.take().unwrap().shutdown().await;
+    let (len, path) = largest(world.dir.path(), "blob").unwrap();
+    let mut file = std::fs::File::options().write(true).open(path).unwrap();
+    // Some of the records in the middle.
+    file.seek(SeekFrom::Start(len / 2)).unwrap();
+    file.write_all(&vec![0xAA; 3 << 20]).unwrap();
+    drop(file);
+    world.start().await;
+
+    for _ in 0..2 {
+        let replies = world.client(3).await.read_all(topic, From::Earliest, None).await;
+        let kept: Vec<u8> = ciphertexts(&replies).iter().map(|it| it[0]).collect();
+        assert!(kept.len() >= 45 && kept.len() < 50 && kept.is_sorted(), "{kept:?}");
+        assert_eq!((kept.first(), kept.last()), (Some(&0), Some(&(count - 1))));
+        let at = replies.iter().position(|reply| matches!(reply, Reply::Hole(..))).unwrap();
+        let Reply::Hole(from, to, HoleReason::Corruption) = replies[at] else { panic!() };
+        assert_eq!(to.0 - from.0, u64::from(count) - kept.len() as u64);
+        let Reply::Context(context) = &replies[at + 1] else { panic!() };
+        assert_eq!(context.batch.as_ref().unwrap().1.next(), Some(to));
+    }
+    // Whatever else it does goes on.
+    let client = world.client(2).await;
+    let mut pipe = client.publish(topic).await;
+    pipe.batch(&mut hand, b"on it goes").await;
 }

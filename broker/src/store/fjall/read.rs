@@ -32,7 +32,10 @@ impl FjallLog {
         let mut bytes = 0_usize;
         let mut records = Vec::new();
         for entry in from(&self.engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done()) {
-            let stored = self.stored(entry)?;
+            let stored = match self.stored(entry) {
+                Err(error) if error.is_damage() && !records.is_empty() => break,
+                stored => stored?,
+            };
             bytes = bytes.saturating_add(stored.record.len());
             if bytes > max_bytes && !records.is_empty() {
                 break;

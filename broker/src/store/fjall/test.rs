@@ -198,3 +198,38 @@ fn reads_and_writes_from_many_threads() {
         }
     });
 }
+
+/// Every file below `dir`, and how long it is.
+fn files(dir: &Path) -> Vec<(u64, std::path::PathBuf)> {
+    let mut out = vec![];
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => out.extend(files(&entry.path())),
+            false => out.push((entry.metadata().unwrap().len(), entry.path())),
+        }
+    }
+    out
+}
+
+#[test]
+fn a_damaged_record_ends_a_read_and_can_be_passed() {
+    let mut backend = OnDisk::default();
+    let log = backend.fresh();
+    log.write(&some(100), true).unwrap();
+    log.engine.log.rotate_memtable_and_wait().unwrap();
+    drop(log);
+    let dir = backend.0.as_ref().unwrap().path();
+    let values = files(dir).into_iter().filter(|(_, path)| path.to_string_lossy().contains("blob"));
+    let (len, path) = values.max().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[usize::try_from(len).unwrap() / 2] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let log = backend.open();
+    let before = log.read(&topic(0), Offset(0), usize::MAX).unwrap();
+    let lost = Offset(before.len() as u64);
+    assert!(lost.0 > 10 && lost.0 < 90, "{lost}");
+    let error = log.read(&topic(0), lost, usize::MAX).unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    let behind = log.read(&topic(0), lost.next().unwrap(), usize::MAX).unwrap();
+    assert_eq!(before.len() + 1 + behind.len(), 100);
+}

@@ -28,21 +28,19 @@ impl PrekeyDirectory {
         &self.highest
     }
 
-    /// Takes a prekey if it verifies, is valid and is not older than one already seen. Returns whose it is if it is new.
-    pub(crate) fn offer(&mut self, signed: &Signed<Prekey>, now_ms: u64) -> Option<PublicKey> {
-        let prekey = signed.verify_own().ok()?;
-        if !prekey.is_valid_at(now_ms) {
-            return None;
-        }
+    /// Takes a prekey if it verifies, is valid and is not older than one already seen. Says whether it is new.
+    pub(crate) fn offer(&mut self, signed: &Signed<Prekey>, now_ms: u64) -> bool {
+        let Some(prekey) = signed.verify_own().ok().filter(|prekey| prekey.is_valid_at(now_ms)) else {
+            return false;
+        };
         let highest = self.highest.get(&prekey.owner).copied().unwrap_or(0);
         let known = self.newest.get(&prekey.owner).is_some_and(|held| held.prekey_id >= prekey.prekey_id);
         if prekey.prekey_id < highest || known {
-            return None;
+            return false;
         }
         self.highest.insert(prekey.owner, prekey.prekey_id);
-        let owner = prekey.owner;
-        self.newest.insert(owner, prekey);
-        Some(owner)
+        self.newest.insert(prekey.owner, prekey);
+        true
     }
 
     /// The key to wrap to for `member`; `None` if it has none that is valid (it gets no slot and is reported).

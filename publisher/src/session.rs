@@ -123,7 +123,7 @@ pub(crate) async fn open(
         start.ok_or_else(|| SessionError::Retry("the broker began a watch without a start".into()))?;
     let (mut writer, answers) = connection.open().await?;
     writer.send(Request::Publish(topic).encode()).await?;
-    inputs.push(Input::Connected { own, roster_seq: start.roster_seq, level: start.level });
+    inputs.push(Input::Connected { own, roster_seq: start.roster_seq });
     Ok(Session { writer, answers, watch, watch_writer, inputs })
 }
 

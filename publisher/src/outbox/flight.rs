@@ -5,7 +5,10 @@ use sealcast_proto::frame::{Ack, Code, Refusal, Request};
 use sealcast_proto::record::Record;
 use sealcast_proto::{BatchNo, Epoch, Hash, Seq, limits};
 
-use super::{Effect, MAX_ATTEMPTS, MAX_FLIGHT, MAX_FLIGHT_BYTES, Outbox, Queued, Receipt, cost, fits};
+use super::{
+    Effect, MAX_ATTEMPTS, MAX_FLIGHT, MAX_FLIGHT_BYTES, MAX_RETRY_MS, Outbox, Queued, RETRY_MS, Receipt,
+    cost, fits,
+};
 use crate::error::PublishError;
 use crate::marks::Position;
 
@@ -57,6 +60,7 @@ impl Outbox {
             && self.connected
             && !self.dead
             && !self.next.has_header()
+            && !self.header_stands_back()
             && self.next_unsent().is_none()
             && self.flight.iter().all(|flight| flight.sent)
             && self.flight.len() < MAX_FLIGHT
@@ -119,7 +123,9 @@ impl Outbox {
             && let Some(ack) = front.acked
         {
             let refused = self.refused.first_key_value().map(|(first_seq, _)| *first_seq);
-            if front.batch.as_ref().is_some_and(|batch| refused.is_some_and(|seq| seq < batch.first_seq)) {
+            // A header comes after every batch that was sealed before it.
+            let before = |seq| front.batch.as_ref().is_none_or(|batch| seq < batch.first_seq);
+            if refused.is_some_and(before) {
                 return Err(PublishError::Broker("it stored a batch but not the one before".into()));
             }
             self.settled(ack, now_ms, effects);
@@ -132,11 +138,15 @@ impl Outbox {
     /// The oldest record in flight is stored.
     fn settled(&mut self, ack: Ack, now_ms: u64, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flight.pop_front() else { return };
-        self.attempts = 0;
         let Some(batch) = flight.batch else {
+            // A header is no success while messages wait for it: a broker could take each header and no batch, for ever.
+            if self.queue.is_empty() {
+                self.attempts = 0;
+            }
             self.header_accepted(flight.epoch, flight.hash, now_ms);
             return;
         };
+        self.attempts = 0;
         self.flight_bytes = self.flight_bytes.saturating_sub(batch.bytes);
         let header_hash = self.accepted.map_or(flight.hash, |position| position.header_hash);
         self.accepted = Some(Position {
@@ -160,6 +170,7 @@ impl Outbox {
     pub(super) fn refused(
         &mut self,
         refusal: Refusal,
+        now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Result<(), PublishError> {
         match refusal.code {
@@ -167,8 +178,7 @@ impl Outbox {
             Code::NotAllowed => return Err(PublishError::NotAllowed(self.identity.public())),
             // Not now: what is in flight stays as it is and is sent again on the next connection.
             Code::Busy | Code::ReadOnly | Code::Draining => {
-                self.lost();
-                effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.max(200) });
+                self.try_again_later(&refusal, effects);
                 return Ok(());
             }
             _ => {}
@@ -181,18 +191,23 @@ impl Outbox {
         if self.flight.range(at..).any(|flight| flight.acked.is_some()) {
             return Err(PublishError::Broker("it refuses a batch but stored one after it".into()));
         }
-        self.attempts += 1;
-        if self.attempts > MAX_ATTEMPTS + u32::try_from(MAX_FLIGHT).unwrap_or(u32::MAX) {
-            return Err(PublishError::Broker(format!("it refuses everything: {}", refusal.detail)));
+        // Of an epoch that died every batch in flight is refused: one failure. A refused header is another.
+        let first = !self.dead || self.flight.get(at).is_some_and(|flight| flight.batch.is_none());
+        if first {
+            self.attempt_failed(&refusal.detail)?;
         }
         if refusal.code == Code::StaleEpoch {
+            if refusal.roster_seq <= self.built_on() {
+                return Err(PublishError::Broker("it calls an epoch stale that no removal ended".into()));
+            }
             // Counts only with a verified newer entry that removes someone: rotation waits for it.
             self.fence_due = self.fence_due.max(refusal.roster_seq);
-        } else if !self.dead {
+            self.fence_named_ms = now_ms;
+        } else if first {
             // Numbers are not what the broker expects: learn from it where we stand, then begin a fresh epoch.
             self.want_fresh = true;
             self.lost();
-            effects.push(Effect::Reconnect { after_ms: 200 });
+            effects.push(Effect::Reconnect { after_ms: RETRY_MS });
         }
         self.dead = true;
         self.drain = true;
@@ -203,6 +218,21 @@ impl Outbox {
             Some(batch) => self.take_back(batch),
         }
         self.requeue_refused();
+        Ok(())
+    }
+
+    /// The broker cannot now. How long it asks for is followed only so far.
+    pub(super) fn try_again_later(&mut self, refusal: &Refusal, effects: &mut Vec<Effect>) {
+        self.lost();
+        effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.clamp(RETRY_MS, MAX_RETRY_MS) });
+    }
+
+    /// One more epoch came to nothing.
+    pub(super) fn attempt_failed(&mut self, why: &str) -> Result<(), PublishError> {
+        self.attempts += 1;
+        if self.attempts > MAX_ATTEMPTS {
+            return Err(PublishError::Broker(format!("it refuses everything: {why}")));
+        }
         Ok(())
     }
 

@@ -22,7 +22,7 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,8 +48,16 @@ const MAX_FLIGHT_BYTES: usize = 16 << 20;
 const COALESCE_MS: u64 = 50;
 /// How far saved marks may be behind what was acknowledged, milliseconds.
 const SAVE_EVERY_MS: u64 = 500;
-/// Refusals in a row, with nothing accepted between, after which the broker is given up, a count.
+/// Epochs in a row that came to nothing, after which the broker is given up, a count.
 const MAX_ATTEMPTS: u32 = 16;
+/// Prekeys kept for identities that may become members, a count: as many as join between two looks at a roster.
+const MAX_EARLY_PREKEYS: usize = 1024;
+/// The shortest wait before what was refused is tried again, milliseconds.
+const RETRY_MS: u64 = 200;
+/// The longest wait that a broker may ask for, milliseconds.
+const MAX_RETRY_MS: u64 = 60_000;
+/// How long a removal that a refusal named may take to be shown, milliseconds: an fsync, and a busy disk's at that.
+const FENCE_PATIENCE_MS: u64 = 5_000;
 
 /// What happens to the outbox.
 pub(crate) enum Input {
@@ -58,7 +66,7 @@ pub(crate) enum Input {
     /// The application is done: seal an END.
     Close,
     /// A connection stands, the roster is at its head, and this is what the broker holds of this publisher.
-    Connected { own: Option<Box<Context>>, roster_seq: RosterSeq, level: Level },
+    Connected { own: Option<Box<Context>>, roster_seq: RosterSeq },
     /// The connection is gone.
     Lost,
     /// A roster entry and its operations.
@@ -139,6 +147,8 @@ pub(crate) struct Outbox {
     /// The newest of an admin's entries and heads, milliseconds since 1970.
     admin_word_ms: u64,
     directory: PrekeyDirectory,
+    /// Prekeys of those who are no members (yet).
+    early_prekeys: HashMap<PublicKey, Signed<Prekey>>,
 
     queue: VecDeque<Queued>,
     /// The number of the queue's first message.
@@ -164,6 +174,7 @@ pub(crate) struct Outbox {
     drain: bool,
     /// A `StaleEpoch` refusal named this entry, which has yet to be verified.
     fence_due: RosterSeq,
+    fence_named_ms: u64,
     /// When the last epoch that was not an advance began, milliseconds since 1970.
     rekeyed_ms: u64,
     last_epoch: Epoch,
@@ -177,7 +188,8 @@ pub(crate) struct Outbox {
     saved_ms: u64,
 
     connected: bool,
-    level: Level,
+    /// When the last input was handled: what was due by then was done, or waits for another input.
+    handled_ms: u64,
     beacon_now: bool,
     spoke_ms: u64,
     attempts: u32,
@@ -195,6 +207,7 @@ impl Outbox {
             roster: Roster::new(topic, genesis),
             admin_word_ms: 0,
             directory: PrekeyDirectory::new(marks.prekeys.clone()),
+            early_prekeys: HashMap::new(),
             queue: VecDeque::new(),
             next_seq: marks.next_seq,
             flight: VecDeque::new(),
@@ -209,6 +222,7 @@ impl Outbox {
             dead: false,
             drain: false,
             fence_due: RosterSeq(0),
+            fence_named_ms: 0,
             rekeyed_ms: 0,
             last_epoch: marks.position.map_or(Epoch(0), |position| position.epoch),
             accepted: marks.position,
@@ -217,7 +231,7 @@ impl Outbox {
             marks_dirty: false,
             saved_ms: 0,
             connected: false,
-            level: Level::Memory,
+            handled_ms: 0,
             beacon_now: false,
             spoke_ms: 0,
             attempts: 0,
@@ -246,6 +260,7 @@ impl Outbox {
         if self.finished {
             return;
         }
+        self.handled_ms = now_ms;
         let result = match input {
             Input::Send { token, message } => {
                 self.queue.push_back(Queued { token, message });
@@ -255,10 +270,11 @@ impl Outbox {
                 self.closing = true;
                 Ok(())
             }
-            Input::Connected { own, roster_seq, level } => self
-                .connected(own.map(|own| *own), roster_seq, level, now_ms)
-                .map(|()| self.upload_again(effects)),
+            Input::Connected { own, roster_seq } => {
+                self.connected(own.map(|own| *own), roster_seq, now_ms).map(|()| self.upload_again(effects))
+            }
             Input::Lost => {
+                self.early_prekeys.clear();
                 self.lost();
                 Ok(())
             }
@@ -274,7 +290,7 @@ impl Outbox {
                 Ok(())
             }
             Input::Acked(ack) => self.acked(ack, now_ms, effects),
-            Input::Refused(refusal) => self.refused(refusal, effects),
+            Input::Refused(refusal) => self.refused(refusal, now_ms, effects),
             Input::EpochBuilt(epoch) => {
                 self.epoch_built(*epoch, effects);
                 Ok(())
@@ -290,7 +306,7 @@ impl Outbox {
         };
         if let Err(error) = result.and_then(|()| self.rotate_if_wanted(now_ms, effects)) {
             self.finished = true;
-            effects.push(Effect::Save(self.marks.clone()));
+            effects.push(Effect::Save(self.take_marks()));
             effects.push(Effect::Fail(error));
             return;
         }
@@ -308,20 +324,16 @@ impl Outbox {
     /// When to say [`Input::Tick`] at the latest, milliseconds since 1970.
     pub(crate) fn wake_at(&self) -> u64 {
         let policy = self.roster.chain().policy();
-        let mut at = u64::MAX;
-        if let Some(advance) = self.advance_at {
-            at = at.min(advance);
-        }
-        if self.marks_dirty {
-            at = at.min(self.saved_ms.saturating_add(SAVE_EVERY_MS));
-        }
-        if self.current.is_some() {
-            at = at.min(self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms));
-            if self.connected {
-                at = at.min(self.spoke_ms.saturating_add(policy.beacon_ms.into()));
-            }
-        }
-        at
+        let current = self.current.is_some();
+        let times = [
+            self.advance_at,
+            self.fence_patience_ends(),
+            self.marks_dirty.then(|| self.saved_ms.saturating_add(SAVE_EVERY_MS)),
+            current.then(|| self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms)),
+            current.then(|| self.spoke_ms.saturating_add(policy.beacon_ms.into())),
+        ];
+        // What was due at the last input and not done waits for another one; a tick would find it so again and again.
+        times.into_iter().flatten().filter(|at| *at > self.handled_ms).min().unwrap_or(u64::MAX)
     }
 
     /// One frame: what was sent before and must be sent again, a newly sealed batch, or a beacon.
@@ -381,7 +393,8 @@ impl Outbox {
             Err(error) => return Err(error.into()),
         };
         let me = self.identity.public();
-        if change.removed.iter().any(|(_, gone)| *gone == me) {
+        // On the way to the head it is history: whoever was removed may have been added again.
+        if self.connected && change.removed.iter().any(|(_, gone)| *gone == me) {
             return Err(PublishError::Removed(me));
         }
         let (seq, hash) = (change.entry.seq, entry.hash());
@@ -396,8 +409,11 @@ impl Outbox {
         for (index, _) in &change.removed {
             self.unslotted.remove(index);
         }
-        for (index, _, _) in &change.added {
+        for (index, added, _) in &change.added {
             self.unslotted.insert(*index);
+            if let Some(prekey) = self.early_prekeys.remove(added) {
+                self.directory.offer(&prekey, now_ms);
+            }
             self.advance_at.get_or_insert(now_ms.saturating_add(COALESCE_MS));
         }
         self.want_fresh |= change.rotate;
@@ -411,10 +427,19 @@ impl Outbox {
     }
 
     fn prekey(&mut self, prekey: &Signed<Prekey>, now_ms: u64) {
-        let Some(owner) = self.directory.offer(prekey, now_ms) else { return };
+        let Ok(owner) = prekey.peek().map(|prekey| prekey.owner) else { return };
+        let Some((index, _)) = self.roster.find(&owner) else {
+            // Anybody can sign prekeys with keys it made up. But one may come before the entry that adds its owner.
+            if self.early_prekeys.len() < MAX_EARLY_PREKEYS && prekey.verify_own().is_ok() {
+                self.early_prekeys.insert(owner, prekey.clone());
+            }
+            return;
+        };
+        if !self.directory.offer(prekey, now_ms) {
+            return;
+        }
         self.marks_dirty = true;
-        let unslotted = self.roster.find(&owner).is_some_and(|(index, _)| self.unslotted.contains(&index));
-        if unslotted && self.current.is_some() {
+        if self.unslotted.contains(&index) && self.current.is_some() {
             self.advance_at.get_or_insert(now_ms.saturating_add(COALESCE_MS));
         }
     }
@@ -441,7 +466,8 @@ impl Outbox {
         }
     }
 
-    fn take_marks(&mut self) -> Marks {
+    /// The marks as they are, to be saved now.
+    pub(crate) fn take_marks(&mut self) -> Marks {
         self.marks_dirty = false;
         self.marks.prekeys.clone_from(self.directory.highest());
         self.marks.clone()

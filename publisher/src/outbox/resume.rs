@@ -1,6 +1,6 @@
 //! Where a publisher stands when a connection begins: its marks against what the broker shows.
 
-use sealcast_proto::frame::{Context, Level};
+use sealcast_proto::frame::Context;
 use sealcast_proto::{Epoch, PublicKey, RosterSeq, Seq};
 
 use super::Outbox;
@@ -39,7 +39,6 @@ impl Outbox {
         &mut self,
         own: Option<Context>,
         roster_seq: RosterSeq,
-        level: Level,
         now_ms: u64,
     ) -> Result<(), PublishError> {
         let me = self.identity.public();
@@ -56,6 +55,8 @@ impl Outbox {
                 None => PublishError::Removed(me),
             });
         }
+        // What this connection showed is the roster: a removal that is not on it is waited for no longer.
+        self.fence_due = RosterSeq(0);
         let shown = own.as_ref().map(|own| Shown::verify(own, &me)).transpose()?;
         // Whoever publishes now, in this process, has a current epoch or a header on its way.
         if self.current.is_some() || !self.flight.is_empty() {
@@ -63,7 +64,6 @@ impl Outbox {
         } else {
             self.started(shown)?
         }
-        self.level = level;
         self.connected = true;
         self.spoke_ms = now_ms;
         if !self.flight.is_empty() {

@@ -8,7 +8,7 @@ use sealcast_proto::record::Record;
 use sealcast_proto::{Epoch, Hash, MemberIndex, RosterSeq, limits};
 
 use super::flight::Flight;
-use super::{Effect, EpochWork, Outbox};
+use super::{Effect, EpochWork, FENCE_PATIENCE_MS, Outbox, RETRY_MS};
 use crate::error::PublishError;
 use crate::marks::Position;
 
@@ -108,7 +108,14 @@ impl Outbox {
         if !self.connected {
             return Ok(());
         }
-        if matches!(self.next, Next::Ready { .. }) && (!self.drain || self.flight.is_empty()) {
+        if self.fence_patience_ends().is_some_and(|at| at <= now_ms) {
+            // The next connection shows the roster anew. A broker may have lost the entry in a crash, or lie.
+            self.attempt_failed("it names a removal that it does not show")?;
+            self.lost();
+            effects.push(Effect::Reconnect { after_ms: RETRY_MS });
+            return Ok(());
+        }
+        if matches!(self.next, Next::Ready { .. }) && !self.header_stands_back() {
             self.send_header(now_ms);
         }
         if matches!(self.next, Next::None)
@@ -117,6 +124,27 @@ impl Outbox {
             self.begin(mode, now_ms, effects)?;
         }
         Ok(())
+    }
+
+    /// Whether a header is ready and waits until everything in flight was answered. Nothing more is sealed meanwhile:
+    /// a busy publisher would never rotate.
+    pub(super) fn header_stands_back(&self) -> bool {
+        matches!(self.next, Next::Ready { .. }) && self.drain && !self.flight.is_empty()
+    }
+
+    /// When a removal that a refusal named is waited for no longer; `None`: none is awaited.
+    pub(super) fn fence_patience_ends(&self) -> Option<u64> {
+        let awaited = self.connected && self.roster.chain().last_removal_seq() < self.fence_due;
+        awaited.then(|| self.fence_named_ms.saturating_add(FENCE_PATIENCE_MS))
+    }
+
+    /// The newest roster entry that anything in flight was sealed on.
+    pub(super) fn built_on(&self) -> RosterSeq {
+        match (&self.next, &self.current) {
+            (Next::HeaderSent { build, .. }, _) => build.roster_seq,
+            (_, Some(current)) => current.header().roster_seq,
+            _ => RosterSeq(0),
+        }
     }
 
     /// Which epoch is due, if one is.
@@ -242,8 +270,7 @@ impl Outbox {
         match refusal.code {
             Code::NotAllowed => Err(PublishError::NotAllowed(self.identity.public())),
             Code::Busy | Code::ReadOnly | Code::Draining => {
-                self.lost();
-                effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.max(200) });
+                self.try_again_later(&refusal, effects);
                 Ok(())
             }
             _ => Err(PublishError::Broker(format!("it refused a slot table: {}", refusal.detail))),
@@ -304,8 +331,14 @@ impl Outbox {
         if build.mode != Mode::Advance {
             self.rekeyed_ms = now_ms;
         }
-        self.unslotted.retain(|index| build.slotted.binary_search(index).is_err());
         self.unslotted.extend(build.unreachable.iter().copied());
+        let roster = &self.roster;
+        self.unslotted
+            .retain(|index| build.slotted.binary_search(index).is_err() && roster.member(*index).is_some());
+        if !build.unreachable.is_empty() {
+            // A prekey of theirs may have come while this epoch was made.
+            self.advance_at.get_or_insert(now_ms);
+        }
         self.unreachable = build.unreachable;
         self.accepted = Some(Position { epoch, header_hash: hash, batches: 0, last_hash: hash });
         self.close_known = true;

@@ -521,3 +521,192 @@ fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
     world.settle();
     assert_eq!(world.receipts.len(), 2);
 }
+
+#[test]
+fn nothing_that_waits_for_an_answer_wakes_the_driver_again_and_again() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.add(20);
+    world.tell();
+    world.disconnect();
+    // An hour later everything is due: an epoch for the newcomer, one for the age, a beacon, the marks.
+    world.advance_clock(Policy::default().max_epoch_age_ms);
+    assert!(world.outbox.wake_at() > world.now, "without a connection there is nothing to do");
+    world.connect();
+    world.write_one(); // The header goes out; its answer is awaited.
+    world.advance_clock(5_000);
+    while world.outbox.has_frame(world.now) {
+        world.write_one();
+    }
+    assert!(world.outbox.wake_at() > world.now);
+    world.settle();
+    assert_eq!(world.headers().len(), 2);
+}
+
+#[test]
+fn a_busy_publisher_rotates_after_a_reconnect() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.send(1);
+    world.write();
+    world.disconnect();
+    world.connect();
+    world.add(20);
+    world.tell();
+    world.advance_clock(super::COALESCE_MS);
+    // The application never pauses: something is in flight at any time.
+    let mut sent = 2;
+    for _ in 0..20 {
+        let answers = std::mem::take(&mut world.answers);
+        world.send(sent);
+        sent += 1;
+        world.write();
+        let new = std::mem::replace(&mut world.answers, answers);
+        world.answer();
+        world.answers = new;
+    }
+    assert_eq!(world.headers().len(), 2, "the newcomer's epoch began");
+    world.settle();
+    world.assert_dense();
+    assert_eq!(world.reader(10), texts(0..sent));
+}
+
+#[test]
+fn a_removal_that_was_named_but_does_not_exist_is_not_waited_for() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    let phantom = |world: &World, ahead| Refusal {
+        record: world.batches().last().map(|(epoch, batch_no, ..)| (*epoch, Some(*batch_no))),
+        roster_seq: RosterSeq(ahead),
+        ..Refusal::new(Code::StaleEpoch, "")
+    };
+    // A broker that crashes before the entry is on its disk names it, and then has forgotten it.
+    let early = (world.broker.clone(), world.log.clone());
+    world.send(1);
+    world.write();
+    let refusal = phantom(&world, 2);
+    world.answers.clear();
+    (world.broker, world.log) = early;
+    world.input(Input::Refused(refusal));
+    world.advance_clock(super::FENCE_PATIENCE_MS - 1);
+    assert_eq!(world.reconnects, 0);
+    world.advance_clock(1);
+    assert_eq!(world.reconnects, 1);
+    world.settle();
+    assert_eq!(world.receipts.len(), 2);
+    world.assert_dense();
+}
+
+#[test]
+fn a_broker_that_takes_headers_and_no_batches_is_named() {
+    let phantom = RosterSeq(1_000);
+    for (code, roster_seq) in
+        [(Code::StaleEpoch, RosterSeq(1)), (Code::StaleEpoch, phantom), (Code::OutOfOrder, RosterSeq(0))]
+    {
+        let mut world = World::new(1);
+        world.send(0);
+        for _ in 0..1000 {
+            if world.failed.is_some() {
+                break;
+            }
+            if !world.connected {
+                world.connect();
+            }
+            let before = (world.broker.clone(), world.log.clone());
+            world.write();
+            let Some(Ok(ack)) = world.answers.pop() else { break };
+            let record = Some((ack.epoch, ack.batch_no));
+            if ack.batch_no.is_none() {
+                world.input(Input::Acked(ack));
+            } else {
+                (world.broker, world.log) = before;
+                world.input(Input::Refused(Refusal { record, roster_seq, ..Refusal::new(code, "no") }));
+                world.advance_clock(super::FENCE_PATIENCE_MS);
+            }
+        }
+        assert!(matches!(world.failed, Some(PublishError::Broker(_))), "{code:?}: {:?}", world.failed);
+        assert!(world.headers().len() <= super::MAX_ATTEMPTS as usize + 1);
+    }
+}
+
+#[test]
+fn prekeys_of_strangers_are_not_remembered() {
+    let mut world = World::new(1);
+    let (week, fortnight) = (7 * 86_400_000, 14 * 86_400_000);
+    for n in 100..110 {
+        let stranger = identity(n);
+        let prekey = PrekeyRing::new()
+            .rotate_if_due(&stranger, week, fortnight, world.now, true, &mut rand::rng())
+            .unwrap();
+        world.input(Input::Prekey(prekey));
+    }
+    world.advance_clock(1000);
+    assert!(world.outbox.take_marks().prekeys.is_empty());
+    // Unless they become members: a prekey may arrive before the entry that adds its owner.
+    world.add(105);
+    world.tell();
+    world.send(0);
+    world.settle();
+    assert_eq!(world.outbox.take_marks().prekeys.len(), 1);
+    let (index, _) = world.broker.roster().find(&identity(105).public()).unwrap();
+    let table = &world.tables[&world.headers()[0].slots_hash];
+    assert!(matches!(find_slot(table, index).unwrap().source, SlotSource::Prekey(_)));
+}
+
+#[test]
+fn a_prekey_that_comes_while_the_epoch_is_made_is_used_soon() {
+    let mut world = World::new(1);
+    let member = identity(10);
+    let mut ring = PrekeyRing::new();
+    let (week, fortnight) = (7 * 86_400_000, 14 * 86_400_000);
+    let mut make = |at| ring.rotate_if_due(&member, week, fortnight, at, true, &mut rand::rng()).unwrap();
+    let first = make(world.now);
+    world.input(Input::Prekey(first));
+    world.now += week + fortnight;
+    world.send(0);
+    world.write(); // Its prekey has expired: no slot. The header is on its way.
+    let second = make(world.now);
+    world.input(Input::Prekey(second));
+    world.settle();
+    world.advance_clock(super::COALESCE_MS);
+    world.settle();
+    assert!(world.outbox.unreachable().is_empty());
+    assert_eq!(
+        world.headers().last().map(|header| (header.mode, header.slot_count)),
+        Some((Mode::Advance, 1))
+    );
+}
+
+#[test]
+fn a_publisher_that_was_added_again_publishes() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.disconnect();
+    world.remove(2);
+    let publisher = sealcast_proto::roster::Role::Publisher;
+    world.roster(&[Op::Add { identity: identity(2).public(), role: publisher }]);
+    world.send(1);
+    world.settle();
+    assert!(world.failed.is_none(), "{:?}", world.failed);
+    let marks = world.outbox.take_marks();
+    world.restart(marks);
+    world.send(2);
+    world.settle();
+    assert!(world.failed.is_none(), "{:?}", world.failed);
+    assert_eq!(world.reader(10), texts(0..3));
+}
+
+#[test]
+fn a_broker_that_asks_for_a_long_wait_is_not_obeyed_for_ever() {
+    let mut world = World::new(1);
+    let mut effects = Vec::new();
+    let busy = Refusal { retry_after_ms: u64::MAX, ..Refusal::new(Code::Busy, "") };
+    world.outbox.handle(Input::Refused(busy), world.now, &mut effects);
+    assert!(effects.iter().any(
+        |effect| matches!(effect, super::Effect::Reconnect { after_ms } if *after_ms <= super::MAX_RETRY_MS)
+    ));
+}

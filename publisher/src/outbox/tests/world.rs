@@ -145,7 +145,7 @@ impl World {
         self.connected = true;
         let own = self.own_context().map(Box::new);
         let roster_seq = self.broker.roster().chain().seq();
-        self.input(Input::Connected { own, roster_seq, level: Level::Durable });
+        self.input(Input::Connected { own, roster_seq });
     }
 
     pub(super) fn own_context(&self) -> Option<Context> {

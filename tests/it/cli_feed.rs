@@ -111,17 +111,17 @@ fn a_run_goes_on_where_the_last_one_ended() {
 fn waiting_ends_with_6_where_more_was_wanted() {
     let feed = Feed::new(&["a"]);
     publish(&feed, &["one"]).ok();
-    let all = ["sub", &feed.link, "--from", "earliest", "--wait", "300ms"];
+    let all = ["sub", &feed.link, "--from", "earliest", "--wait", "2s"];
     assert_eq!(run_as(&feed, "a", &all).ok(), "one\n");
     let ran = run_as(&feed, "a", &[&all[..], &["-n", "2"]].concat());
-    ran.fails(6, "1 of 2 messages came; then none for 300ms", "--wait waits longer");
+    ran.fails(6, "1 of 2 messages came; then none for 2s", "--wait waits longer");
     assert_eq!(ran.stdout, b"one\n");
 }
 
 #[test]
 fn a_publisher_gives_up_with_6_when_nothing_is_acknowledged() {
     let mut feed = Feed::new(&["a"]);
-    let mut publisher = feed.publish("owner", &["--lines", "--timeout", "500ms"]);
+    let mut publisher = feed.publish("owner", &["--lines", "--timeout", "3s"]);
     let mut sub = feed.sub("a", &[]);
     publisher.write(b"one\n");
     sub.wrote_lines(1);
@@ -130,8 +130,9 @@ fn a_publisher_gives_up_with_6_when_nothing_is_acknowledged() {
     publisher.close_stdin();
     let (status, _, said) = publisher.end();
     assert_eq!(status.code(), Some(6), "{said:#?}");
-    assert!(said.iter().any(|line| line.starts_with("error: no acknowledgement within 500ms")), "{said:#?}");
-    assert!(said.iter().any(|line| line.starts_with("sealcast: published 1 message, seq 0,")), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("error: no acknowledgement within 3s")), "{said:#?}");
+    // Whether the first one's acknowledgement came before the kill is chance; the second one's never did.
+    assert!(said.iter().any(|line| line.starts_with("sealcast: published ")), "{said:#?}");
 }
 
 #[test]
@@ -142,9 +143,10 @@ fn a_publisher_told_to_stop_ends_in_an_orderly_way() {
     publisher.write(b"one\n");
     sub.wrote_lines(1);
     publisher.signal("-TERM");
+    // Its stdin is still open: it is the signal that ends it.
+    publisher.says("error: interrupted");
     let (status, _, said) = publisher.end();
     assert_eq!(status.code(), Some(1), "{said:#?}");
-    assert!(said.iter().any(|line| line.starts_with("error: interrupted")), "{said:#?}");
     assert!(said.iter().any(|line| line.contains("published 1 message")), "{said:#?}");
     // It said END: nobody takes its silence for a failure.
     sub.wrote_lines(2);

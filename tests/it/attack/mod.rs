@@ -20,6 +20,10 @@ mod pen;
 
 // Who forges, and who reads what it should not: members, former members, newcomers.
 mod members;
+// What is dropped, repeated, reordered or late.
+mod stream;
+// Genuine parts in the wrong place.
+mod splicing;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -273,7 +273,7 @@ impl Actor {
     fn prekey(&self, prekey: Signed<Prekey>) {
         let owner = prekey.peek().map(|prekey| prekey.owner);
         if owner.is_ok_and(|owner| self.machine.acceptor().roster().find(&owner).is_some()) {
-            self.topic.tell(WatchEvent::Prekey(prekey));
+            self.topic.tell(WatchEvent::Prekey(Arc::new(prekey)));
         }
     }
 

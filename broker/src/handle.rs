@@ -13,6 +13,7 @@ use sealcast_proto::{Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, Sig
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::casts::Casts;
 use crate::limits;
 use crate::retention::Keep;
 use crate::ring::Ring;
@@ -92,8 +93,8 @@ pub(crate) enum WatchEvent {
     Roster(Arc<RosterItem>),
     Epoch(Offset, Arc<HeaderItem>),
     End(Offset, Box<Context>),
-    Head(Signed<RosterHead>),
-    Prekey(Signed<Prekey>),
+    Head(Arc<Signed<RosterHead>>),
+    Prekey(Arc<Signed<Prekey>>),
 }
 
 /// See the module.
@@ -107,8 +108,8 @@ pub(crate) struct Topic {
     /// The roster head put last.
     roster_head: watch::Sender<Option<Signed<RosterHead>>>,
     keep: RwLock<Keep>,
-    events: broadcast::Sender<WatchEvent>,
-    beacons: broadcast::Sender<(PublicKey, Signed<Beacon>)>,
+    events: Casts<WatchEvent>,
+    beacons: Casts<(PublicKey, Signed<Beacon>)>,
 }
 
 impl Topic {
@@ -122,8 +123,6 @@ impl Topic {
         stored: watch::Receiver<Offset>,
     ) -> Self {
         let ring = Ring::new(*visible.borrow());
-        let (events, _) = broadcast::channel(limits::WATCH_EVENTS);
-        let (beacons, _) = broadcast::channel(limits::BEACONS);
         Self {
             origin,
             inbox,
@@ -133,8 +132,8 @@ impl Topic {
             stored,
             roster_head: watch::Sender::new(roster_head),
             keep: RwLock::new(keep),
-            events,
-            beacons,
+            events: Casts::new(limits::WATCH_EVENTS),
+            beacons: Casts::new(limits::BEACONS),
         }
     }
 
@@ -194,28 +193,27 @@ impl Topic {
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<WatchEvent> {
-        self.events.subscribe()
+        self.events.listen()
     }
 
     pub(crate) fn beacons(&self) -> broadcast::Receiver<(PublicKey, Signed<Beacon>)> {
-        self.beacons.subscribe()
+        self.beacons.listen()
     }
 
     pub(crate) fn has_listeners(&self) -> bool {
-        self.beacons.receiver_count() > 0
+        self.beacons.has_listeners()
     }
 
     pub(crate) fn has_watches(&self) -> bool {
-        self.events.receiver_count() > 0
+        self.events.has_listeners()
     }
 
     pub(crate) fn tell(&self, event: WatchEvent) {
-        // An error means that nobody watches.
-        let _ = self.events.send(event);
+        self.events.tell(event);
     }
 
     pub(crate) fn relay(&self, publisher: PublicKey, beacon: Signed<Beacon>) {
-        let _ = self.beacons.send((publisher, beacon));
+        self.beacons.tell((publisher, beacon));
     }
 
     pub(crate) fn index_entry(&self, item: &RosterItem) {
@@ -243,7 +241,7 @@ impl Topic {
     /// An admin re-asserted the roster's head, and that is stored.
     pub(crate) fn put_head(&self, head: Signed<RosterHead>) {
         self.roster_head.send_replace(Some(head.clone()));
-        self.tell(WatchEvent::Head(head));
+        self.tell(WatchEvent::Head(Arc::new(head)));
     }
 
     /// The roster head put last, as of now.

@@ -19,6 +19,7 @@
 
 mod actor;
 mod broker;
+mod casts;
 pub mod cli;
 mod clock;
 mod config;

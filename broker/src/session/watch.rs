@@ -161,8 +161,8 @@ impl Watch<'_> {
                 self.send(&Reply::Context(*context)).await?;
             }
             WatchEvent::Epoch(..) | WatchEvent::End(..) => {}
-            WatchEvent::Head(head) => self.send(&Reply::Head(head)).await?,
-            WatchEvent::Prekey(prekey) => self.send(&Reply::Prekey(prekey)).await?,
+            WatchEvent::Head(head) => self.send(&Reply::Head((*head).clone())).await?,
+            WatchEvent::Prekey(prekey) => self.send(&Reply::Prekey((*prekey).clone())).await?,
         }
         Ok(None)
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealcast_link::{ConnectError, Connection, Link, LinkOptions, RequestError};
-use sealcast_proto::frame::{Code, Refusal, Reply, Request};
+use sealcast_proto::frame::{Code, Refusal, Reply, Request, RosterDelivery};
 use sealcast_proto::object::{Genesis, RosterHead, SUITE};
 use sealcast_proto::policy::Policy;
-use sealcast_proto::roster::{EntryBundle, Op, Role, Roster, RosterError};
-use sealcast_proto::{BrokerLink, Identity, PublicKey, RosterSeq, Signed, TopicLink, limits};
+use sealcast_proto::roster::{EntryBundle, Op, Role, Roster, RosterError, decode_ops};
+use sealcast_proto::{BrokerLink, Identity, PublicKey, Signed, TopicLink, limits};
 use sealcast_state::{RoleState, State, StateError, StateRole};
 
 use crate::clock::now_ms;
@@ -81,6 +81,8 @@ pub struct TopicAdmin {
     roster: Roster,
     saved: RoleState,
     state: State,
+    /// What an entry did that an earlier run signed, and that is now known to be stored.
+    resumed: Vec<Op>,
 }
 
 impl std::fmt::Debug for TopicAdmin {
@@ -122,7 +124,8 @@ impl TopicAdmin {
         }
         let roster = Roster::new(topic, &genesis);
         let link = TopicLink { broker: broker.clone(), topic };
-        let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state: state.clone() };
+        let (state, resumed) = (state.clone(), Vec::new());
+        let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state, resumed };
         let mut ops = Vec::new();
         if policy != Policy::default() {
             ops.push(Op::SetPolicy(policy));
@@ -135,7 +138,7 @@ impl TopicAdmin {
         );
         for ops in ops.chunks(limits::MAX_OPS) {
             let ops = ops.to_vec();
-            admin.append(&connection, |_| Ok(ops.clone())).await?;
+            admin.append(&connection, &|_: &Roster| ops.clone()).await?;
         }
         admin.publish_prekey(&connection, false).await?;
         Ok(admin)
@@ -148,9 +151,9 @@ impl TopicAdmin {
         let connection = to_broker.connect().await?;
         let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
         let roster = Roster::new(link.topic, &genesis);
-        let mut admin =
-            Self { identity, link: link.clone(), to_broker, genesis, roster, saved, state: state.clone() };
-        admin.refresh(&connection).await?;
+        let (link, state, resumed) = (link.clone(), state.clone(), Vec::new());
+        let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state, resumed };
+        admin.look(&connection).await?;
         Ok(admin)
     }
 
@@ -163,15 +166,15 @@ impl TopicAdmin {
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
         let keys = unique(keys);
-        self.change(confirm, move |roster| {
+        let ops = move |roster: &Roster| {
             let ops = keys.iter().filter_map(|key| match roster.find(key) {
                 None => Some(Op::Add { identity: *key, role }),
                 Some((_, member)) if member.role == role => None,
                 Some((index, _)) => Some(Op::SetRole { member: index, identity: *key, role }),
             });
-            Ok(ops.collect())
-        })
-        .await
+            ops.collect()
+        };
+        self.change(confirm, |_, _| Ok(()), ops).await
     }
 
     /// Removes members. Returns when no live publisher seals for them any more, or after `confirm`.
@@ -181,19 +184,25 @@ impl TopicAdmin {
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
         let keys = unique(keys);
-        self.change(confirm, move |roster| {
-            let ops = keys.iter().map(|key| match roster.find(key) {
-                Some((index, _)) => Ok(Op::Remove { member: index, identity: *key }),
-                None => Err(AdminError::Members(format!("{key} is not a member"))),
-            });
-            ops.collect()
-        })
-        .await
+        let all_members = |roster: &Roster, resumed: &[Op]| {
+            let gone =
+                |key| resumed.iter().any(|op| matches!(op, Op::Remove { identity, .. } if identity == key));
+            match keys.iter().find(|key| roster.find(key).is_none() && !gone(*key)) {
+                Some(key) => Err(AdminError::Members(format!("{key} is not a member"))),
+                None => Ok(()),
+            }
+        };
+        // Whoever another admin removes meanwhile is gone as well, and does not keep the others in.
+        let ops = |roster: &Roster| {
+            let members = keys.iter().filter_map(|key| Some((roster.find(key)?.0, *key)));
+            members.map(|(member, identity)| Op::Remove { member, identity }).collect()
+        };
+        self.change(confirm, all_members, ops).await
     }
 
     /// Makes every publisher begin a fresh epoch.
     pub async fn rotate(&mut self, confirm: Duration) -> Result<Confirmation, AdminError> {
-        self.change(confirm, |_| Ok(vec![Op::Rotate])).await
+        self.change(confirm, |_, _| Ok(()), |_| vec![Op::Rotate]).await
     }
 
     /// Changes the policy.
@@ -202,13 +211,13 @@ impl TopicAdmin {
         policy: Policy,
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
-        self.change(confirm, move |_| Ok(vec![Op::SetPolicy(policy.clone())])).await
+        self.change(confirm, |_, _| Ok(()), move |_| vec![Op::SetPolicy(policy.clone())]).await
     }
 
     /// Signs that the roster's head is still the head, for topics whose policy has a `max_roster_age`.
     pub async fn assert_head(&mut self) -> Result<(), AdminError> {
         let connection = self.to_broker.connect().await?;
-        self.refresh(&connection).await?;
+        self.look(&connection).await?;
         let chain = self.roster.chain();
         let head = RosterHead {
             topic: self.link.topic,
@@ -242,102 +251,95 @@ impl TopicAdmin {
         self.to_broker.close().await;
     }
 
+    /// Makes `ops` come true, as they follow from the roster: what another admin did meanwhile is taken into account.
+    /// `check` sees the roster once, and what an entry left over from an earlier run did.
     async fn change(
         &mut self,
         confirm: Duration,
-        ops: impl Fn(&Roster) -> Result<Vec<Op>, AdminError>,
+        check: impl Fn(&Roster, &[Op]) -> Result<(), AdminError>,
+        ops: impl Fn(&Roster) -> Vec<Op>,
     ) -> Result<Confirmation, AdminError> {
         let connection = self.to_broker.connect().await?;
         self.refresh(&connection).await?;
-        let all = ops(&self.roster)?;
-        if all.is_empty() {
-            return Ok(Confirmation::unchanged(self.roster.chain().seq()));
-        }
-        let removed: Vec<PublicKey> = all
-            .iter()
-            .filter_map(|op| if let Op::Remove { identity, .. } = op { Some(*identity) } else { None })
-            .collect();
-        // More than one entry's worth is cut up; what another admin did meanwhile is taken into account each time.
+        // If that entry did what is asked for now, it has yet to be confirmed.
+        let mut done = std::mem::take(&mut self.resumed);
+        check(&self.roster, &done)?;
+        // More than one entry's worth is cut up.
         loop {
-            let appended = self
-                .append(&connection, |roster| {
-                    let mut rest = ops(roster)?;
-                    rest.truncate(limits::MAX_OPS);
-                    Ok(rest)
-                })
-                .await;
-            match appended {
-                Ok(()) => {}
-                // A key that is gone: what was asked for is the case.
-                Err(AdminError::Members(_)) if !removed.is_empty() => break,
-                Err(error) => return Err(error),
+            let rest = ops(&self.roster);
+            if rest.is_empty() {
+                break;
             }
-            let more = match ops(&self.roster) {
-                Ok(rest) => !rest.is_empty() && rest.len() < all.len() && all.len() > limits::MAX_OPS,
-                Err(_) => false,
-            };
-            if !more {
+            self.append(&connection, &ops).await?;
+            let again = rest.len() > limits::MAX_OPS;
+            done.extend(rest);
+            if !again {
                 break;
             }
         }
+        if done.is_empty() {
+            return Ok(Confirmation::unchanged(self.roster.chain().seq()));
+        }
         let _ = self.publish_prekey(&connection, false).await;
-        if removed.contains(&self.identity.public()) {
+        if !self.roster.chain().may_publish(&self.identity.public()) {
             // An admin that removed itself cannot watch any more.
             return Ok(Confirmation::unchanged(self.roster.chain().seq()));
         }
         let epoch = |op: &Op| matches!(op, Op::Add { .. } | Op::Rotate);
-        let until = if all.iter().any(epoch) { Until::NewEpoch } else { Until::Noticed };
-        confirm::wait(&connection, &mut self.roster, &removed, until, confirm).await
+        let until = if done.iter().any(epoch) { Until::NewEpoch } else { Until::Noticed };
+        confirm::wait(&self.to_broker, &mut self.roster, until, confirm).await
     }
 
-    /// Signs, saves, sends and applies one entry. What was signed is saved first and sent again verbatim.
+    /// Signs, saves, sends and applies one entry.
     async fn append(
         &mut self,
         connection: &Connection,
-        ops: impl Fn(&Roster) -> Result<Vec<Op>, AdminError>,
+        ops: &impl Fn(&Roster) -> Vec<Op>,
     ) -> Result<(), AdminError> {
-        let mut busy_ms = 0;
-        let mut races = 0;
-        loop {
-            let ops = ops(&self.roster)?;
-            if ops.is_empty() {
+        for _ in 0..MAX_RACES {
+            let mut next = ops(&self.roster);
+            if next.is_empty() {
                 return Ok(());
             }
-            let bundle = self.roster.sign(&ops, &self.identity, now_ms())?;
+            next.truncate(limits::MAX_OPS);
+            let bundle = self.roster.sign(&next, &self.identity, now_ms())?;
             self.save(Some(&bundle))?;
-            loop {
-                match self.send(connection, &bundle).await {
-                    Ok(()) => return self.applied(&bundle),
-                    Err(AdminError::Refused(refusal))
-                        if refusal.code == Code::Busy && busy_ms < MAX_BUSY_MS =>
-                    {
-                        let wait = refusal.retry_after_ms.clamp(50, 30_000);
-                        busy_ms += wait;
-                        tokio::time::sleep(Duration::from_millis(wait)).await;
+            match self.send(connection, &bundle).await {
+                Ok(()) => return self.applied(&bundle),
+                Err(AdminError::Refused(refusal)) if refusal.code == Code::RosterConflict => {
+                    // Another admin was first, or this very entry was stored.
+                    self.refresh(connection).await?;
+                    if !std::mem::take(&mut self.resumed).is_empty() {
+                        return Ok(());
                     }
-                    Err(AdminError::Refused(refusal))
-                        if refusal.code == Code::RosterConflict && races < MAX_RACES =>
-                    {
-                        // Another admin was first, or our own entry of an earlier try was stored.
-                        races += 1;
-                        self.refresh(connection).await?;
-                        if self.roster.chain().hash() == bundle.entry.hash() {
-                            return Ok(());
-                        }
-                        break;
-                    }
-                    Err(AdminError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
-                        return Err(AdminError::NotAllowed(self.identity.public()));
-                    }
-                    Err(error) => return Err(error),
                 }
+                Err(error) => return Err(error),
             }
         }
+        Err(AdminError::Broker("other admins were first each time".into()))
     }
 
+    /// Sends a signed entry; a broker that is busy is asked again with the same bytes.
     async fn send(&self, connection: &Connection, bundle: &EntryBundle) -> Result<(), AdminError> {
-        connection.request([Request::AppendRoster(self.link.topic), Request::Bundle(bundle.clone())]).await?;
-        Ok(())
+        let topic = self.link.topic;
+        let mut busy_ms = 0;
+        loop {
+            let requests = [Request::AppendRoster(topic), Request::Bundle(bundle.clone())];
+            match connection.request(requests).await {
+                Ok(_) => return Ok(()),
+                Err(RequestError::Refused(refusal))
+                    if refusal.code == Code::Busy && busy_ms < MAX_BUSY_MS =>
+                {
+                    let wait = refusal.retry_after_ms.clamp(50, 30_000);
+                    busy_ms += wait;
+                    tokio::time::sleep(Duration::from_millis(wait)).await;
+                }
+                Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
+                    return Err(AdminError::NotAllowed(self.identity.public()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn applied(&mut self, bundle: &EntryBundle) -> Result<(), AdminError> {
@@ -345,58 +347,33 @@ impl TopicAdmin {
         self.save(None)
     }
 
-    /// Fetches what is new on the roster, checks it against the marks, and sends an entry left over from a crash.
+    /// Fetches what is new on the roster, and sends an entry left over from an earlier run: nothing else may be signed
+    /// under its number.
     async fn refresh(&mut self, connection: &Connection) -> Result<(), AdminError> {
-        let marks = self.marks()?;
-        self.follow(connection).await?;
-        let (seq, hash) = (self.roster.chain().seq(), self.roster.chain().hash());
-        if let Some(mark) = &marks.mark
-            && seq < mark.seq
-        {
-            return Err(AdminError::Rollback(format!(
-                "its roster ends at entry {seq}; entry {} was seen",
-                mark.seq
-            )));
+        let pending = self.look(connection).await?;
+        let Some(bundle) = pending else { return Ok(()) };
+        let entry = bundle.entry.peek().map_err(RosterError::from)?;
+        let chain = self.roster.chain();
+        if Some(entry.seq) == chain.seq().next() && entry.prev_hash == chain.hash() {
+            self.send(connection, &bundle).await?;
+            self.applied(&bundle)?;
+            self.resumed = decode_ops(&bundle.ops)?;
+            return Ok(());
         }
-        if let Some(bundle) = marks.pending {
-            let pending = bundle.entry.peek().map_err(RosterError::from)?;
-            let follows = Some(pending.seq) == seq.next() && pending.prev_hash == hash;
-            if follows {
-                self.send(connection, &bundle).await?;
-                return self.applied(&bundle);
-            }
-        }
+        // Stored already, or another entry has its number for good.
         self.save(None)
     }
 
-    async fn follow(&mut self, connection: &Connection) -> Result<(), AdminError> {
-        let marks = self.marks()?;
-        let from = RosterSeq(self.roster.chain().seq().0.saturating_add(1));
+    /// Fetches what is new on the roster and checks it against the marks. Changes nothing at the broker; returns an
+    /// entry left over from an earlier run.
+    async fn look(&mut self, connection: &Connection) -> Result<Option<EntryBundle>, AdminError> {
+        let AdminMarks { mark, pending } = self.marks()?;
+        let from = self.roster.chain().seq().next().ok_or(RosterError::TooMany("entries"))?;
         let mut replies = connection.fetch(Request::FetchRoster(self.link.topic, from)).await?;
         loop {
             match replies.next().await {
-                Ok(Some(Reply::Roster(delivery))) => {
-                    // The broker shows the operations to publishers and admins only.
-                    let ops = delivery.ops.ok_or_else(|| AdminError::NotAllowed(self.identity.public()))?;
-                    match self.roster.apply(&delivery.entry, &ops) {
-                        Ok(_) | Err(RosterError::Known(_)) => {}
-                        Err(RosterError::Fork(seq)) => {
-                            return Err(AdminError::Fork(format!("two signed entries have number {seq}")));
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                    let chain = self.roster.chain();
-                    if let Some(mark) = &marks.mark
-                        && chain.seq() == mark.seq
-                        && chain.hash() != mark.hash
-                    {
-                        return Err(AdminError::Fork(format!(
-                            "entry {} is not the one seen before",
-                            mark.seq
-                        )));
-                    }
-                }
-                Ok(Some(Reply::AtHead { .. })) => return Ok(()),
+                Ok(Some(Reply::Roster(delivery))) => self.take(&delivery, mark, pending.as_ref())?,
+                Ok(Some(Reply::AtHead { .. })) => break,
                 Ok(_) => return Err(AdminError::Broker("the broker ended the roster early".into())),
                 Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
                     return Err(AdminError::NotAllowed(self.identity.public()));
@@ -404,6 +381,40 @@ impl TopicAdmin {
                 Err(error) => return Err(error.into()),
             }
         }
+        let seq = self.roster.chain().seq();
+        if let Some(mark) = mark.filter(|mark| seq < mark.seq) {
+            return Err(AdminError::Rollback(format!(
+                "its roster ends at entry {seq}; entry {} was seen",
+                mark.seq
+            )));
+        }
+        self.save(pending.as_ref())?;
+        Ok(pending)
+    }
+
+    fn take(
+        &mut self,
+        delivery: &RosterDelivery,
+        mark: Option<SavedEntry>,
+        pending: Option<&EntryBundle>,
+    ) -> Result<(), AdminError> {
+        // The broker shows the operations to publishers and admins only.
+        let ops = delivery.ops.as_ref().ok_or_else(|| AdminError::NotAllowed(self.identity.public()))?;
+        match self.roster.apply(&delivery.entry, ops) {
+            Ok(_) | Err(RosterError::Known(_)) => {}
+            Err(RosterError::Fork(seq)) => {
+                return Err(AdminError::Fork(format!("two signed entries have number {seq}")));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let chain = self.roster.chain();
+        if let Some(mark) = mark.filter(|mark| mark.seq == chain.seq() && mark.hash != chain.hash()) {
+            return Err(AdminError::Fork(format!("entry {} is not the one seen before", mark.seq)));
+        }
+        if pending.is_some_and(|pending| pending.entry.hash() == delivery.entry.hash()) {
+            self.resumed = decode_ops(ops)?;
+        }
+        Ok(())
     }
 
     fn marks(&self) -> Result<AdminMarks, AdminError> {
@@ -448,3 +459,6 @@ fn unique(keys: &[PublicKey]) -> Vec<PublicKey> {
     let mut seen = std::collections::HashSet::new();
     keys.iter().copied().filter(|key| seen.insert(*key)).collect()
 }
+
+#[cfg(test)]
+mod tests;

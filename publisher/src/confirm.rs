@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sealcast_link::Connection;
+use sealcast_link::{Connection, Link, backoff};
 use sealcast_proto::frame::{Context, Reply, Request};
 use sealcast_proto::object::{Beacon, EpochHeader};
 use sealcast_proto::roster::{Roster, RosterError};
@@ -22,11 +22,13 @@ pub struct Confirmation {
     pub ended: Vec<(PublicKey, u64)>,
     /// Publishers not heard from in time: offline, or kept in the dark by the broker.
     pub unheard: Vec<PublicKey>,
+    /// Publishers of whom the broker shows nothing: they never published, or it hides them.
+    pub unseen: Vec<PublicKey>,
 }
 
 impl Confirmation {
     pub(crate) fn unchanged(seq: RosterSeq) -> Self {
-        Self { seq, confirmed: Vec::new(), ended: Vec::new(), unheard: Vec::new() }
+        Self { seq, confirmed: Vec::new(), ended: Vec::new(), unheard: Vec::new(), unseen: Vec::new() }
     }
 }
 
@@ -34,7 +36,7 @@ impl Confirmation {
 struct Heard {
     header: EpochHeader,
     header_hash: Hash,
-    knows: RosterSeq,
+    knows: (RosterSeq, Hash),
     ended_ms: Option<u64>,
 }
 
@@ -47,98 +49,157 @@ pub(crate) enum Until {
     NewEpoch,
 }
 
+/// The publishers as the broker shows them, against the roster that was verified.
+struct Watcher<'a> {
+    roster: &'a mut Roster,
+    until: Until,
+    target: RosterSeq,
+    /// Entries from the target on: a publisher that knows another one under such a number is on a fork.
+    entries: BTreeMap<RosterSeq, Hash>,
+    publishers: BTreeMap<PublicKey, Heard>,
+    /// Whether the broker said that it showed all it knows.
+    at_head: bool,
+}
+
 /// Follows the topic until every live publisher has signed a header (or, where its notice is enough, a beacon) at or
 /// after the roster's head.
 ///
-/// Removed publishers are not awaited.
+/// Only who may publish is awaited: not the removed, nor those whose role was taken. A connection that breaks is made
+/// anew; whoever could not be asked counts as unheard.
 pub(crate) async fn wait(
-    connection: &Connection,
+    link: &Link,
     roster: &mut Roster,
-    removed: &[PublicKey],
     until: Until,
     within: Duration,
 ) -> Result<Confirmation, AdminError> {
     let target = roster.chain().seq();
-    let mut publishers = BTreeMap::new();
+    let entries = BTreeMap::from([(target, roster.chain().hash())]);
+    let publishers = BTreeMap::new();
+    let mut watcher = Watcher { roster, until, target, entries, publishers, at_head: false };
     // A time-out is an answer too: it names whom we have not heard from.
-    let _ = tokio::time::timeout(within, follow(connection, roster, removed, until, target, &mut publishers))
-        .await;
-    let mut confirmation = Confirmation::unchanged(target);
-    for (publisher, heard) in publishers {
-        if removed.contains(&publisher) {
-            continue;
-        }
-        match heard.ended_ms {
-            _ if heard.knows >= target => confirmation.confirmed.push(publisher),
-            Some(at) => confirmation.ended.push((publisher, at)),
-            None => confirmation.unheard.push(publisher),
-        }
+    match tokio::time::timeout(within, watcher.run(link)).await {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(())) | Err(_) => Ok(watcher.confirmation()),
     }
-    Ok(confirmation)
 }
 
-async fn follow(
-    connection: &Connection,
-    roster: &mut Roster,
-    removed: &[PublicKey],
-    until: Until,
-    target: RosterSeq,
-    publishers: &mut BTreeMap<PublicKey, Heard>,
-) -> Result<(), AdminError> {
-    let broken = |error: sealcast_link::LinkError| AdminError::Broker(error.to_string());
-    let (mut writer, mut watch) = connection.open().await.map_err(broken)?;
-    writer
-        .send(Request::Watch(roster.chain().topic(), roster.chain().seq()).encode())
-        .await
-        .map_err(broken)?;
-    let mut at_head = false;
-    loop {
-        let pending = publishers.iter().any(|(publisher, heard)| {
-            let reached = match until {
-                Until::Noticed => heard.knows,
-                Until::NewEpoch => heard.header.roster_seq,
-            };
-            !removed.contains(publisher) && reached < target && heard.ended_ms.is_none()
-        });
-        if at_head && !pending {
-            return Ok(());
-        }
-        match watch.reply().await.map_err(broken)? {
-            None => return Ok(()),
-            Some(Reply::AtHead { .. }) => at_head = true,
-            Some(Reply::Context(context)) => heard_context(&context, publishers),
-            Some(Reply::Epoch(epoch)) => heard_header(&epoch.header, publishers),
-            Some(Reply::Beacon(publisher, beacon)) => heard_beacon(&publisher, &beacon, publishers),
-            Some(Reply::Roster(delivery)) => {
-                match roster.apply(&delivery.entry, &delivery.ops.unwrap_or_default()) {
-                    Ok(_) | Err(RosterError::Known(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
+impl Watcher<'_> {
+    async fn run(&mut self, link: &Link) -> Result<(), AdminError> {
+        let mut failures = 0;
+        loop {
+            match self.watch(&link.connected().await).await {
+                Ok(()) => return Ok(()),
+                Err(AdminError::Broker(why)) => tracing::debug!("the watch broke: {why}"),
+                Err(AdminError::Refused(why)) => tracing::debug!("the watch was refused: {why}"),
+                Err(error) => return Err(error),
             }
-            Some(Reply::Refused(refusal)) => return Err(AdminError::Refused(refusal)),
-            Some(_) => {}
+            failures += 1;
+            tokio::time::sleep(backoff::delay(failures, &mut rand::rng())).await;
         }
     }
-}
 
-fn heard_context(context: &Context, publishers: &mut BTreeMap<PublicKey, Heard>) {
-    heard_header(&context.epoch.header, publishers);
-    let header_hash = context.epoch.header.hash();
-    let Some(heard) = publishers.values_mut().find(|heard| heard.header_hash == header_hash) else { return };
-    if let Some((digest, _)) = &context.batch
-        && let Ok((batch, _)) = digest.verify(&header_hash, &heard.header.epoch_vk)
-    {
-        heard.ended_ms = batch.end.then_some(batch.time_ms);
+    async fn watch(&mut self, connection: &Connection) -> Result<(), AdminError> {
+        let broken = |error: sealcast_link::LinkError| AdminError::Broker(error.to_string());
+        let (mut writer, mut watch) = connection.open().await.map_err(broken)?;
+        let chain = self.roster.chain();
+        writer.send(Request::Watch(chain.topic(), chain.seq()).encode()).await.map_err(broken)?;
+        self.at_head = false;
+        loop {
+            if self.at_head && !self.pending()? {
+                return Ok(());
+            }
+            match watch.reply().await.map_err(broken)? {
+                None => return Err(AdminError::Broker("the broker ended the watch".into())),
+                Some(Reply::AtHead { .. }) => self.at_head = true,
+                Some(Reply::Context(context)) => self.heard_context(&context),
+                Some(Reply::Epoch(epoch)) => self.heard_header(&epoch.header),
+                Some(Reply::Beacon(publisher, beacon)) => {
+                    heard_beacon(&publisher, &beacon, &mut self.publishers);
+                }
+                Some(Reply::Roster(delivery)) => {
+                    match self.roster.apply(&delivery.entry, &delivery.ops.unwrap_or_default()) {
+                        Ok(change) => {
+                            self.entries.insert(change.entry.seq, delivery.entry.hash());
+                        }
+                        Err(RosterError::Known(_)) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Some(Reply::Refused(refusal)) => return Err(AdminError::Refused(refusal)),
+                Some(_) => {}
+            }
+        }
     }
-}
 
-fn heard_header(signed: &Signed<EpochHeader>, publishers: &mut BTreeMap<PublicKey, Heard>) {
-    let Ok(header) = signed.peek().and_then(|header| signed.verify(&header.publisher)) else { return };
-    let newest = publishers.get(&header.publisher).is_none_or(|heard| heard.header.epoch < header.epoch);
-    if newest {
-        let knows = header.roster_seq;
-        let heard = Heard { header_hash: signed.hash(), knows, ended_ms: None, header };
-        publishers.insert(heard.header.publisher, heard);
+    /// Whether somebody is still waited for.
+    fn pending(&self) -> Result<bool, AdminError> {
+        let mut pending = false;
+        for (publisher, heard) in &self.publishers {
+            let noticed = self.holds(publisher, heard.knows)?;
+            let reached = match self.until {
+                Until::Noticed => noticed,
+                Until::NewEpoch => noticed && heard.header.roster_seq >= self.target,
+            };
+            let awaited = self.roster.chain().may_publish(publisher) && heard.ended_ms.is_none();
+            pending |= awaited && !reached;
+        }
+        Ok(pending)
+    }
+
+    /// Whether an entry that a publisher knows is the target, or one that was verified after it.
+    fn holds(&self, publisher: &PublicKey, (seq, hash): (RosterSeq, Hash)) -> Result<bool, AdminError> {
+        match self.entries.get(&seq) {
+            Some(held) if *held == hash => Ok(true),
+            Some(_) => Err(AdminError::Fork(format!("{publisher} follows another entry {seq}"))),
+            None => Ok(false),
+        }
+    }
+
+    fn confirmation(&self) -> Confirmation {
+        let mut confirmation = Confirmation::unchanged(self.target);
+        for officer in self.roster.chain().officers() {
+            let publisher = officer.identity;
+            match self.publishers.get(&publisher) {
+                Some(heard) if self.holds(&publisher, heard.knows).unwrap_or(false) => {
+                    confirmation.confirmed.push(publisher)
+                }
+                Some(Heard { ended_ms: Some(at), .. }) => confirmation.ended.push((publisher, *at)),
+                Some(_) => confirmation.unheard.push(publisher),
+                None if self.at_head => confirmation.unseen.push(publisher),
+                None => confirmation.unheard.push(publisher),
+            }
+        }
+        confirmation
+    }
+
+    fn heard_context(&mut self, context: &Context) {
+        self.heard_header(&context.epoch.header);
+        let header_hash = context.epoch.header.hash();
+        let Some(heard) = self.publishers.values_mut().find(|heard| heard.header_hash == header_hash) else {
+            return;
+        };
+        if let Some((digest, _)) = &context.batch
+            && let Ok((batch, _)) = digest.verify(&header_hash, &heard.header.epoch_vk)
+        {
+            heard.ended_ms = batch.end.then_some(batch.time_ms);
+        }
+    }
+
+    fn heard_header(&mut self, signed: &Signed<EpochHeader>) {
+        // Anybody can sign a header for a key it made up.
+        let Ok(header) = signed.peek() else { return };
+        if header.topic != self.roster.chain().topic() || !self.roster.chain().may_publish(&header.publisher)
+        {
+            return;
+        }
+        let Ok(header) = signed.verify(&header.publisher) else { return };
+        let newest =
+            self.publishers.get(&header.publisher).is_none_or(|heard| heard.header.epoch < header.epoch);
+        if newest {
+            let knows = (header.roster_seq, header.roster_hash);
+            let heard = Heard { header_hash: signed.hash(), knows, ended_ms: None, header };
+            self.publishers.insert(heard.header.publisher, heard);
+        }
     }
 }
 
@@ -146,7 +207,9 @@ fn heard_beacon(publisher: &PublicKey, signed: &Signed<Beacon>, publishers: &mut
     let Some(heard) = publishers.get_mut(publisher) else { return };
     let Ok(beacon) = signed.verify(&heard.header.epoch_vk) else { return };
     if beacon.header_hash == heard.header_hash {
-        heard.knows = heard.knows.max(beacon.roster_seq);
+        if beacon.roster_seq >= heard.knows.0 {
+            heard.knows = (beacon.roster_seq, beacon.roster_hash);
+        }
         heard.ended_ms = None;
     }
 }

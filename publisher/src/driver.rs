@@ -12,7 +12,8 @@ use sealcast_proto::object::Mode;
 use sealcast_proto::{Hash, Identity, TopicId, limits};
 use sealcast_state::{RoleState, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::error::PublishError;
@@ -24,6 +25,9 @@ use crate::session::{self, Session, watched};
 const COMMANDS_AT_ONCE: usize = 4096;
 /// How often a running client looks whether a new prekey is due, milliseconds.
 const PREKEY_CHECK_MS: u64 = 60_000;
+
+/// A session that lasted this long was a success.
+const STABLE: Duration = sealcast_link::backoff::CAP;
 
 /// What the application asks of the driver.
 pub(crate) enum Command {
@@ -72,6 +76,8 @@ struct Tasks {
     save: Option<JoinHandle<Result<(), PublishError>>>,
     reopen: Option<JoinHandle<Reopened>>,
     save_next: Option<Marks>,
+    /// Sessions in a row that ended soon after they began.
+    short_sessions: u32,
 }
 
 /// A connection's streams while it lasts.
@@ -81,6 +87,15 @@ struct Streams {
     watch: FrameReader,
     _watch_writer: FrameWriter,
     frames: mpsc::Sender<Bytes>,
+    writing: AbortHandle,
+    since: Instant,
+}
+
+impl Drop for Streams {
+    /// A broker that does not read would keep the task, and a frame with it, as long as the connection stands.
+    fn drop(&mut self) {
+        self.writing.abort();
+    }
 }
 
 impl Streams {
@@ -88,7 +103,7 @@ impl Streams {
         // One frame waits while another is written: a batch is what waited meanwhile.
         let (frames, mut next) = mpsc::channel::<Bytes>(1);
         let mut writer = session.writer;
-        tokio::spawn(async move {
+        let writing = tokio::spawn(async move {
             while let Some(frame) = next.recv().await {
                 if writer.send(frame).await.is_err() {
                     return;
@@ -102,6 +117,8 @@ impl Streams {
             watch: session.watch,
             _watch_writer: session.watch_writer,
             frames,
+            writing: writing.abort_handle(),
+            since: Instant::now(),
         };
         (streams, session.inputs)
     }
@@ -132,21 +149,22 @@ impl Driver {
         let mut tasks = Tasks::default();
         let mut closing = None;
         let outcome = self.drive(connection, session, &mut waiting, &mut tasks, &mut closing).await;
-        if let Some(save) = tasks.save.take() {
-            let _ = save.await;
-        }
-        if let Some(marks) = tasks.save_next.take()
-            && let Err(error) = self.start_save(marks).await
-        {
-            tracing::warn!("the publisher's marks could not be saved: {error}");
+        let mut saved = match tasks.save.take() {
+            Some(save) => save.await.unwrap_or_else(|error| Err(PublishError::Seal(error.to_string()))),
+            None => Ok(()),
+        };
+        if let Some(marks) = self.outbox.unsaved_marks().or(tasks.save_next.take()) {
+            saved = self.start_save(marks).await;
         }
         let aborted =
             [tasks.reopen.map(|task| task.abort_handle()), tasks.upload.map(|task| task.abort_handle())];
         aborted.into_iter().flatten().for_each(|task| task.abort());
         let answer = match outcome {
-            Outcome::Closed => Ok(()),
+            Outcome::Closed => saved,
             Outcome::Failed(error) => Err(error),
         };
+        // Whoever gets an answer may open the topic again at once.
+        drop(self.saved);
         let error = answer.clone().err().unwrap_or(PublishError::Closed);
         let _ = self.failed.set(error.clone());
         for (_, (reply, _permit)) in waiting.drain() {
@@ -333,14 +351,18 @@ impl Driver {
 
     /// Gives the connection up and starts the next one.
     fn disconnect(&self, streams: &mut Option<Streams>, tasks: &mut Tasks, after: Duration) {
-        *streams = None;
+        let lasted = streams.take().map(|streams| streams.since.elapsed());
+        let soon = lasted.is_some_and(|lasted| lasted < STABLE);
+        // The first time at once; a broker that ends each session must not be asked in a tight loop.
+        let backoff = sealcast_link::backoff::delay(tasks.short_sessions, &mut rand::rng());
+        tasks.short_sessions = if soon { tasks.short_sessions.saturating_add(1) } else { 0 };
         if let Some(upload) = tasks.upload.take() {
             upload.abort();
         }
         if tasks.reopen.is_none() {
             let from = self.outbox.roster().chain().seq();
-            let reopen =
-                session::reopen(self.link.clone(), self.topic, Arc::clone(&self.identity), from, after);
+            let (link, identity) = (self.link.clone(), Arc::clone(&self.identity));
+            let reopen = session::reopen(link, self.topic, identity, from, after.max(backoff));
             tasks.reopen = Some(tokio::spawn(reopen));
         }
     }

@@ -466,8 +466,12 @@ impl Outbox {
         }
     }
 
-    /// The marks as they are, to be saved now.
-    pub(crate) fn take_marks(&mut self) -> Marks {
+    /// What is yet to be saved, when nothing else will come.
+    pub(crate) fn unsaved_marks(&mut self) -> Option<Marks> {
+        self.marks_dirty.then(|| self.take_marks())
+    }
+
+    fn take_marks(&mut self) -> Marks {
         self.marks_dirty = false;
         self.marks.prekeys.clone_from(self.directory.highest());
         self.marks.clone()

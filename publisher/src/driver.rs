@@ -66,7 +66,7 @@ pub(crate) struct Driver {
 
 type Waiting = (oneshot::Sender<Result<Receipt, PublishError>>, OwnedSemaphorePermit);
 type Uploaded = Result<(), RequestError>;
-type Reopened = Result<(Connection, Session), PublishError>;
+type Reopened = Result<(Connection, Session, Input), PublishError>;
 
 /// What is under way besides the streams. At most one of each.
 #[derive(Default)]
@@ -75,6 +75,8 @@ struct Tasks {
     upload: Option<JoinHandle<Uploaded>>,
     save: Option<JoinHandle<Result<(), PublishError>>>,
     reopen: Option<JoinHandle<Reopened>>,
+    /// What the next session's watch says before it is at the head.
+    catching_up: Option<mpsc::Receiver<Input>>,
     save_next: Option<Marks>,
     /// Sessions in a row that ended soon after they began.
     short_sessions: u32,
@@ -99,7 +101,7 @@ impl Drop for Streams {
 }
 
 impl Streams {
-    fn new(connection: Connection, session: Session) -> (Self, Vec<Input>) {
+    fn new(connection: Connection, session: Session) -> Self {
         // One frame waits while another is written: a batch is what waited meanwhile.
         let (frames, mut next) = mpsc::channel::<Bytes>(1);
         let mut writer = session.writer;
@@ -111,7 +113,7 @@ impl Streams {
             }
             writer.finish();
         });
-        let streams = Self {
+        Self {
             connection,
             answers: session.answers,
             watch: session.watch,
@@ -119,8 +121,7 @@ impl Streams {
             frames,
             writing: writing.abort_handle(),
             since: Instant::now(),
-        };
-        (streams, session.inputs)
+        }
     }
 }
 
@@ -133,6 +134,7 @@ enum Woken {
     Built(Result<NewEpoch, String>),
     Uploaded(Uploaded),
     Saved(Result<(), PublishError>),
+    CatchingUp(Option<Input>),
     Reopened(Box<Reopened>),
     Tick,
 }
@@ -191,9 +193,8 @@ impl Driver {
         closing: &mut Option<oneshot::Sender<Result<(), PublishError>>>,
     ) -> Outcome {
         let mut next_token = 0;
-        let (streams, inputs) = Streams::new(connection, session);
-        let mut streams = Some(streams);
-        let mut todo: VecDeque<Input> = inputs.into();
+        let mut streams = Some(Streams::new(connection, session));
+        let mut todo = VecDeque::new();
         let mut prekey_checked = now_ms();
         loop {
             let mut effects = Vec::new();
@@ -305,11 +306,15 @@ impl Driver {
                     }
                     tasks.save = tasks.save_next.take().map(|marks| self.start_save_task(marks));
                 }
+                Woken::CatchingUp(Some(input)) => todo.push_back(input),
+                Woken::CatchingUp(None) => tasks.catching_up = None,
                 Woken::Reopened(reopened) => match *reopened {
-                    Ok((connection, session)) => {
-                        let (new, inputs) = Streams::new(connection, session);
-                        streams = Some(new);
-                        todo.extend(inputs);
+                    Ok((connection, session, connected)) => {
+                        if let Some(mut rest) = tasks.catching_up.take() {
+                            todo.extend(std::iter::from_fn(|| rest.try_recv().ok()));
+                        }
+                        streams = Some(Streams::new(connection, session));
+                        todo.push_back(connected);
                     }
                     Err(error) => return Outcome::Failed(error),
                 },
@@ -339,6 +344,7 @@ impl Driver {
             result = joined(&mut tasks.save) => {
                 Woken::Saved(result.unwrap_or_else(|error| Err(PublishError::Seal(error.to_string()))))
             }
+            input = next_input(tasks.catching_up.as_mut()) => Woken::CatchingUp(input),
             result = joined(&mut tasks.reopen) => match result {
                 Ok(reopened) => Woken::Reopened(Box::new(reopened)),
                 Err(error) => Woken::Reopened(Box::new(Err(PublishError::Broker(error.to_string())))),
@@ -362,7 +368,9 @@ impl Driver {
         if tasks.reopen.is_none() {
             let from = self.outbox.roster().chain().seq();
             let (link, identity) = (self.link.clone(), Arc::clone(&self.identity));
-            let reopen = session::reopen(link, self.topic, identity, from, after.max(backoff));
+            let (inputs, catching_up) = mpsc::channel(session::CATCHING_UP);
+            tasks.catching_up = Some(catching_up);
+            let reopen = session::reopen(link, self.topic, identity, from, after.max(backoff), inputs);
             tasks.reopen = Some(tokio::spawn(reopen));
         }
     }
@@ -434,6 +442,13 @@ async fn upload(
 async fn next_reply(reader: Option<&mut FrameReader>) -> Result<Option<Reply>, LinkError> {
     match reader {
         Some(reader) => reader.reply().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_input(inputs: Option<&mut mpsc::Receiver<Input>>) -> Option<Input> {
+    match inputs {
+        Some(inputs) => inputs.recv().await,
         None => std::future::pending().await,
     }
 }

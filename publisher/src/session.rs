@@ -10,19 +10,25 @@ use sealcast_proto::policy::Policy;
 use sealcast_proto::{Identity, RosterSeq, TopicId};
 use sealcast_state::State;
 
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
 use crate::clock::now_ms;
 use crate::error::PublishError;
 use crate::outbox::Input;
 
-/// Streams that stand, and what the watch said up to the head.
+/// Inputs on their way from a watch that is not at the head yet, a count.
+pub(crate) const CATCHING_UP: usize = 64;
+/// How long a broker may take for the next frame of a watch that is not at the head, as long as any answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Streams that stand; the watch is at the head.
 pub(crate) struct Session {
     pub(crate) writer: FrameWriter,
     pub(crate) answers: FrameReader,
     pub(crate) watch: FrameReader,
     /// Kept open: a stream whose writing half is dropped would be reset.
     pub(crate) watch_writer: FrameWriter,
-    /// Roster, heads and prekeys in order, then [`Input::Connected`].
-    pub(crate) inputs: Vec<Input>,
 }
 
 /// Why a session could not be opened.
@@ -62,19 +68,24 @@ pub(crate) async fn fetch_genesis(
 pub(crate) async fn publish_prekey(
     connection: &Connection,
     topic: TopicId,
-    identity: &Identity,
+    identity: &Arc<Identity>,
     state: &State,
     policy: &Policy,
     force: bool,
 ) -> Result<(), PublishError> {
     let (rotation, offline) = (policy.prekey_rotation_ms, policy.max_offline_ms);
-    let due = state.prekeys(&identity.public()).update(|ring| {
-        let made = ring.rotate_if_due(identity, rotation, offline, now_ms(), force, &mut rand::rng());
-        let purged = ring.purge(now_ms());
-        let changed = made.is_some() || !purged.is_empty();
-        (made.or_else(|| ring.newest().cloned()), changed)
-    })?;
-    if let Some(prekey) = due
+    let (prekeys, identity) = (state.prekeys(&identity.public()), Arc::clone(identity));
+    // Another process may hold the file, and the disk takes its time.
+    let newest = tokio::task::spawn_blocking(move || {
+        prekeys.update(|ring| {
+            let made = ring.rotate_if_due(&identity, rotation, offline, now_ms(), force, &mut rand::rng());
+            let purged = ring.purge(now_ms());
+            let changed = made.is_some() || !purged.is_empty();
+            (made.or_else(|| ring.newest().cloned()), changed)
+        })
+    });
+    let newest = newest.await.map_err(|error| PublishError::Seal(error.to_string()))??;
+    if let Some(prekey) = newest
         && let Err(error) = connection.request([Request::PutPrekey(topic, prekey)]).await
     {
         if force {
@@ -85,20 +96,22 @@ pub(crate) async fn publish_prekey(
     Ok(())
 }
 
-/// Opens both streams and follows the watch to the head.
+/// Opens both streams and follows the watch to the head: roster, heads and prekeys go to `inputs` as they come, in order,
+/// so that a broker that never comes to the head costs no memory. Then [`Input::Connected`] is due.
 pub(crate) async fn open(
     connection: &Connection,
     topic: TopicId,
     identity: &Identity,
     from: RosterSeq,
-) -> Result<Session, SessionError> {
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(Session, Input), SessionError> {
     let (mut watch_writer, mut watch) = connection.open().await?;
     watch_writer.send(Request::Watch(topic, from).encode()).await?;
-    let mut inputs = Vec::new();
     let mut own = None;
     let mut start = None;
     loop {
-        let Some(reply) = watch.reply().await? else {
+        let reply = timeout(PATIENCE, watch.reply()).await;
+        let Some(reply) = reply.map_err(|_| SessionError::Retry("the broker went silent".into()))?? else {
             return Err(SessionError::Retry("the broker ended the watch".into()));
         };
         match reply {
@@ -116,15 +129,20 @@ pub(crate) async fn open(
                     _ => SessionError::Retry(refusal.to_string()),
                 });
             }
-            other => inputs.extend(watched(other)),
+            other => {
+                if let Some(input) = watched(other) {
+                    let alone = |_| SessionError::Retry("nobody listens".into());
+                    inputs.send(input).await.map_err(alone)?;
+                }
+            }
         }
     }
     let start =
         start.ok_or_else(|| SessionError::Retry("the broker began a watch without a start".into()))?;
     let (mut writer, answers) = connection.open().await?;
     writer.send(Request::Publish(topic).encode()).await?;
-    inputs.push(Input::Connected { own, roster_seq: start.roster_seq });
-    Ok(Session { writer, answers, watch, watch_writer, inputs })
+    let connected = Input::Connected { own, roster_seq: start.roster_seq };
+    Ok((Session { writer, answers, watch, watch_writer }, connected))
 }
 
 /// What the outbox has to know of a watch's frame.
@@ -146,13 +164,14 @@ pub(crate) async fn reopen(
     identity: Arc<Identity>,
     from: RosterSeq,
     after: Duration,
-) -> Result<(Connection, Session), PublishError> {
+    inputs: mpsc::Sender<Input>,
+) -> Result<(Connection, Session, Input), PublishError> {
     let mut failures = 0;
     tokio::time::sleep(after).await;
     loop {
         let connection = link.connected().await;
-        match open(&connection, topic, &identity, from).await {
-            Ok(session) => return Ok((connection, session)),
+        match open(&connection, topic, &identity, from, &inputs).await {
+            Ok((session, connected)) => return Ok((connection, session, connected)),
             Err(SessionError::Fatal(error)) => return Err(error),
             Err(SessionError::Retry(why)) => {
                 tracing::debug!("could not resume publishing: {why}");

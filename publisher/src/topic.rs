@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 use sealcast_envelope::Message;
 use sealcast_link::{Link, LinkOptions};
 use sealcast_proto::{BrokerLink, Identity, RosterSeq, TopicLink};
-use sealcast_state::{State, StateRole};
+use sealcast_state::{RoleState, State, StateError, StateRole};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::now_ms;
 use crate::driver::{Command, Driver, TopicStatus};
 use crate::error::PublishError;
 use crate::marks::Marks;
-use crate::outbox::{Effect, Outbox, Receipt};
+use crate::outbox::{Effect, Input, Outbox, Receipt};
 use crate::session::{self, SessionError};
 
 /// What an application may have waiting for acknowledgement, KiB: bounds memory, and slows the application down to what
@@ -50,8 +50,14 @@ impl Publisher {
     /// [`PublishError::Rollback`] and [`PublishError::Fork`] if the broker shows less, or other, than was seen before.
     pub async fn topic(&self, link: &TopicLink) -> Result<Topic, PublishError> {
         let me = self.identity.public();
-        let saved = Arc::new(self.state.open(&me, &link.topic, StateRole::Publish)?);
-        let marks = match saved.load()? {
+        let (state, topic) = (self.state.clone(), link.topic);
+        let (saved, loaded) = blocking(move || {
+            let saved = state.open(&me, &topic, StateRole::Publish)?;
+            let loaded = saved.load()?;
+            Ok((Arc::new(saved), loaded))
+        })
+        .await?;
+        let marks = match loaded {
             Some(bytes) => Marks::decode(&bytes)
                 .map_err(|error| PublishError::Rollback(format!("{error}; remove them to begin anew")))?,
             None => Marks::default(),
@@ -59,24 +65,25 @@ impl Publisher {
         let to_broker = self.link(&link.broker);
         let connection = to_broker.connect().await?;
         let genesis = session::fetch_genesis(&connection, link.topic, &self.identity).await?;
-        let mut session = match session::open(&connection, link.topic, &self.identity, RosterSeq(0)).await {
-            Ok(session) => session,
-            Err(SessionError::Fatal(error)) => return Err(error),
-            Err(SessionError::Retry(why)) => return Err(PublishError::Broker(why)),
-        };
         let mut outbox = Outbox::new(Arc::clone(&self.identity), link.topic, &genesis, marks);
-        let mut effects = Vec::new();
-        for input in std::mem::take(&mut session.inputs) {
-            outbox.handle(input, now_ms(), &mut effects);
-        }
-        for effect in effects {
-            // Nothing waits to be sealed yet, so an outbox only saves, or refuses what the broker showed.
-            match effect {
-                Effect::Save(marks) => saved.save(&marks.encode())?,
-                Effect::Fail(error) => return Err(error),
-                _ => {}
+        let (inputs, mut catching_up) = mpsc::channel(session::CATCHING_UP);
+        let opening = async {
+            // Moved in, so that it ends with this.
+            let inputs = inputs;
+            let opened = session::open(&connection, link.topic, &self.identity, RosterSeq(0), &inputs).await;
+            opened.map_err(|error| match error {
+                SessionError::Fatal(error) => error,
+                SessionError::Retry(why) => PublishError::Broker(why),
+            })
+        };
+        let taking = async {
+            while let Some(input) = catching_up.recv().await {
+                take(&mut outbox, input, &saved).await?;
             }
-        }
+            Ok(())
+        };
+        let ((session, connected), ()) = tokio::try_join!(opening, taking)?;
+        take(&mut outbox, connected, &saved).await?;
         let policy = outbox.roster().chain().policy().clone();
         session::publish_prekey(&connection, link.topic, &self.identity, &self.state, &policy, false).await?;
 
@@ -114,6 +121,32 @@ impl Publisher {
         links.push((broker.clone(), link.clone()));
         link
     }
+}
+
+/// What an outbox hears before there is a driver. Nothing waits to be sealed yet, so it only saves, or refuses what the
+/// broker showed.
+async fn take(outbox: &mut Outbox, input: Input, saved: &Arc<RoleState>) -> Result<(), PublishError> {
+    let mut effects = Vec::new();
+    outbox.handle(input, now_ms(), &mut effects);
+    let mut outcome = Ok(());
+    for effect in effects {
+        match effect {
+            Effect::Save(marks) => {
+                let saved = Arc::clone(saved);
+                blocking(move || saved.save(&marks.encode())).await?;
+            }
+            Effect::Fail(error) => outcome = Err(error),
+            _ => {}
+        }
+    }
+    outcome
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, PublishError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| PublishError::Seal(error.to_string()))??)
 }
 
 /// A topic to publish to. Close it when done: members then learn that nothing more will come.

@@ -17,6 +17,8 @@ use world::{World, identity, key};
 mod world;
 // A publisher that signs and seals whatever it is told to.
 mod pen;
+// A real broker with the hostile one before it.
+mod real;
 
 // Who forges, and who reads what it should not: members, former members, newcomers.
 mod members;
@@ -24,6 +26,10 @@ mod members;
 mod stream;
 // Genuine parts in the wrong place.
 mod splicing;
+// The roster, as subscribers meet it.
+mod roster;
+// The roster, as publishers and admins meet it.
+mod roster_officers;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,63 @@
+//! A real broker, and the hostile one before it: for attacks on publishers and admins.
+
+use std::sync::Arc;
+
+use sealcast::{
+    Identity, Policy, PublishError, Publisher, Role, StartAt, State, Subscriber, Subscription, Topic,
+    TopicAdmin, TopicLink,
+};
+use sealcast_broker::{Broker, Config};
+use tempfile::TempDir;
+
+use super::world::{OWNER, identity, key};
+use crate::hostile::Hostile;
+
+/// A topic of the owner, at a real broker and through the hostile one.
+pub(crate) struct Real {
+    pub(crate) dir: TempDir,
+    _broker: Broker,
+    pub(crate) hostile: Hostile,
+    /// As the owner sees it, without anybody between.
+    pub(crate) admin: TopicAdmin,
+}
+
+impl Real {
+    /// The hostile broker stands before the owner and these members.
+    pub(crate) async fn new(members: &[(u8, Role)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path().join("broker"));
+        config.listen.set_port(0);
+        let broker = Broker::start(config).await.unwrap();
+        let keys: Vec<_> = members.iter().map(|(n, role)| (key(*n), *role)).collect();
+        let state = State::dir(dir.path().join("admin")).unwrap();
+        let policy = Policy { beacon_ms: 100, ..Policy::default() };
+        let owner = Arc::new(identity(OWNER));
+        let admin =
+            TopicAdmin::create(broker.link(), "t", owner.clone(), &state, policy, &keys).await.unwrap();
+        let mut all: Vec<Arc<Identity>> = members.iter().map(|(n, _)| Arc::new(identity(*n))).collect();
+        all.push(owner);
+        let hostile = Hostile::between(broker.link(), &all.iter().collect::<Vec<_>>());
+        Self { dir, _broker: broker, hostile, admin }
+    }
+
+    /// Through the hostile broker.
+    pub(crate) fn link(&self) -> TopicLink {
+        TopicLink { broker: self.hostile.link().clone(), topic: self.admin.link().topic }
+    }
+
+    /// A state that is kept from one run to the next.
+    pub(crate) fn state(&self, name: &str) -> State {
+        State::dir(self.dir.path().join(name)).unwrap()
+    }
+
+    /// Member `n` as a publisher through the hostile broker, with the state `name`.
+    pub(crate) async fn publisher(&self, n: u8, name: &str) -> Result<Topic, PublishError> {
+        Publisher::new(Arc::new(identity(n)), self.state(name)).topic(&self.link()).await
+    }
+
+    /// Member `n` through the hostile broker, with the state `name`.
+    pub(crate) async fn reader(&self, n: u8, name: &str, from: StartAt) -> Subscription {
+        let subscriber = Subscriber::new(Arc::new(identity(n)), self.state(name));
+        subscriber.subscribe(&self.link(), from).await.unwrap()
+    }
+}

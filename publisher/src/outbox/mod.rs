@@ -439,7 +439,10 @@ impl Outbox {
             return;
         }
         self.marks_dirty = true;
-        if self.unslotted.contains(&index) && self.current.is_some() {
+        // Also when the epoch under way could not include it: the next one follows at once.
+        let left_out =
+            self.next.could_not_reach(index) || self.current.is_some() && self.unslotted.contains(&index);
+        if left_out {
             self.advance_at.get_or_insert(now_ms.saturating_add(COALESCE_MS));
         }
     }

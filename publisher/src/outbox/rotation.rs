@@ -70,6 +70,18 @@ impl Next {
         !matches!(self, Self::None)
     }
 
+    /// Whether the epoch being prepared has no slot for a member because there was no key to wrap to.
+    pub(super) fn could_not_reach(&self, index: MemberIndex) -> bool {
+        let build = match self {
+            Self::None => return false,
+            Self::Building(build) => build,
+            Self::Uploading { build, .. } | Self::Ready { build, .. } | Self::HeaderSent { build, .. } => {
+                build
+            }
+        };
+        build.unreachable.contains(&index)
+    }
+
     pub(super) fn has_header(&self) -> bool {
         matches!(self, Self::HeaderSent { .. })
     }
@@ -335,10 +347,6 @@ impl Outbox {
         let roster = &self.roster;
         self.unslotted
             .retain(|index| build.slotted.binary_search(index).is_err() && roster.member(*index).is_some());
-        if !build.unreachable.is_empty() {
-            // A prekey of theirs may have come while this epoch was made.
-            self.advance_at.get_or_insert(now_ms);
-        }
         self.unreachable = build.unreachable;
         self.accepted = Some(Position { epoch, header_hash: hash, batches: 0, last_hash: hash });
         self.close_known = true;

@@ -5,10 +5,10 @@ mod world;
 
 use sealcast_envelope::PrekeyRing;
 use sealcast_proto::frame::{Code, Refusal};
-use sealcast_proto::object::Mode;
+use sealcast_proto::object::{Mode, Prekey};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::roster::Op;
-use sealcast_proto::{RosterSeq, SlotSource, slot::find_slot};
+use sealcast_proto::{RosterSeq, Signed, SlotSource, slot::find_slot};
 
 use super::Input;
 use crate::error::PublishError;
@@ -709,4 +709,28 @@ fn a_broker_that_asks_for_a_long_wait_is_not_obeyed_for_ever() {
     assert!(effects.iter().any(
         |effect| matches!(effect, super::Effect::Reconnect { after_ms } if *after_ms <= super::MAX_RETRY_MS)
     ));
+}
+
+#[test]
+fn a_member_with_an_unusable_prekey_gets_no_slot_and_makes_nobody_rotate_for_ever() {
+    let mut world = World::new(2);
+    let member = identity(10);
+    let not_before_ms = world.now / 1000 * 1000;
+    // A point of low order: whatever the publisher's secret is, everybody knows what they agree on.
+    let prekey = Prekey {
+        owner: member.public(),
+        prekey_id: u32::try_from(not_before_ms / 1000).unwrap(),
+        x25519: [0; 32],
+        not_before_ms,
+        not_after_ms: not_before_ms + 86_400_000,
+    };
+    world.input(Input::Prekey(Signed::sign(&prekey, member.signing_key())));
+    world.send(0);
+    for _ in 0..5 {
+        world.settle();
+        world.advance_clock(100);
+    }
+    assert_eq!(world.outbox.unreachable(), [member.public()]);
+    assert_eq!(world.headers().len(), 1);
+    assert_eq!(world.reader(11), texts(0..1));
 }

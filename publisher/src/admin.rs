@@ -419,8 +419,7 @@ impl TopicAdmin {
 
     fn marks(&self) -> Result<AdminMarks, AdminError> {
         Ok(match self.saved.load()? {
-            Some(bytes) => AdminMarks::decode(&bytes)
-                .map_err(|error| AdminError::Rollback(format!("{error}; remove them to begin anew")))?,
+            Some(bytes) => AdminMarks::decode(&bytes).map_err(|error| self.saved.corrupt(error))?,
             None => AdminMarks::default(),
         })
     }

@@ -58,8 +58,7 @@ impl Publisher {
         })
         .await?;
         let marks = match loaded {
-            Some(bytes) => Marks::decode(&bytes)
-                .map_err(|error| PublishError::Rollback(format!("{error}; remove them to begin anew")))?,
+            Some(bytes) => Marks::decode(&bytes).map_err(|error| saved.corrupt(error))?,
             None => Marks::default(),
         };
         let to_broker = self.link(&link.broker);
@@ -149,7 +148,8 @@ async fn blocking<T: Send + 'static>(
     Ok(done.map_err(|error| PublishError::Seal(error.to_string()))??)
 }
 
-/// A topic to publish to. Close it when done: members then learn that nothing more will come.
+/// A topic to publish to. Close it when done: members then learn that nothing more will come. Dropped without, what was
+/// not acknowledged may be lost, and members are told that the publisher went silent.
 pub struct Topic {
     link: TopicLink,
     commands: mpsc::Sender<Command>,
@@ -174,7 +174,11 @@ impl Topic {
     }
 
     /// Hands a message over and returns at once, unless too much waits already. What waits while the broker is busy is
-    /// sealed together. Messages keep the order of these calls.
+    /// sealed together. Messages keep the order of these calls. Cancel-safe: dropped before it returns, nothing was handed
+    /// over; dropping the [`Pending`] takes nothing back.
+    ///
+    /// # Errors
+    /// As [`Topic::publish`].
     pub async fn send(&self, message: impl Into<Message>) -> Result<Pending, PublishError> {
         let mut message = message.into();
         if message.time_ms == 0 {
@@ -191,13 +195,19 @@ impl Topic {
     }
 
     /// Waits until everything handed over was answered.
+    ///
+    /// # Errors
+    /// Why nothing more can be published; what was not acknowledged got the same answer.
     pub async fn flush(&self) -> Result<(), PublishError> {
         let all = self.permits.acquire_many(WAITING_KIB).await.map_err(|_| PublishError::Closed)?;
         drop(all);
         self.failed.get().cloned().map_or(Ok(()), Err)
     }
 
-    /// Publishes what waits, says END, and waits for the acknowledgement.
+    /// Publishes what waits, says END, and waits for the acknowledgement; then the topic may be opened again at once.
+    ///
+    /// # Errors
+    /// If the END was not acknowledged, or the marks could not be saved.
     pub async fn close(self) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Close { reply }).await.map_err(|_| self.failure())?;

@@ -159,3 +159,19 @@ async fn a_topic_that_was_dropped_has_saved_how_far_it_came() {
     };
     assert_eq!(crate::marks::Marks::decode(&saved).unwrap().next_seq.0, 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_marks_are_named_as_such_and_not_blamed_on_the_broker() {
+    let world = World::new(&[]).await;
+    let (state, me) = (world.state("owner"), world.owner.public());
+    for role in [StateRole::Publish, StateRole::Admin] {
+        state.open(&me, &world.link.topic, role).unwrap().save(&[0xff; 3]).unwrap();
+    }
+    let error = Publisher::new(world.owner.clone(), state.clone()).topic(&world.link).await.unwrap_err();
+    assert!(
+        matches!(&error, PublishError::State(state) if matches!(**state, StateError::Corrupt { .. })),
+        "{error}"
+    );
+    let error = TopicAdmin::open(&world.link, world.owner.clone(), &state).await.unwrap_err();
+    assert!(matches!(error, AdminError::State(StateError::Corrupt { .. })), "{error}");
+}

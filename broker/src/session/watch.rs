@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sealcast_proto::frame::{Reply, Start};
 use sealcast_proto::object::{Prekey, RosterHead};
-use sealcast_proto::roster::Role;
-use sealcast_proto::{MemberIndex, Offset, RosterSeq, Signed, TopicId};
+use sealcast_proto::roster::{Op, Role, decode_ops};
+use sealcast_proto::{MemberIndex, Offset, PublicKey, RosterSeq, Signed, TopicId};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -107,18 +107,22 @@ impl Watch<'_> {
             let members = self.topic.ask(|reply| Message::Members { after, reply }).await?;
             let Some((last, _)) = members.last() else { return Ok(()) };
             after = Some(*last);
-            let prekeys = self.read(move |log| {
-                let kept = members.iter().map(|(_, identity)| log.prekey(identity));
-                kept.filter_map(Result::transpose)
-                    .map(|kept| load::kept(&kept?))
-                    .collect::<Result<Vec<Signed<Prekey>>, _>>()
-            });
-            let mut out = Outgoing::default();
-            for prekey in prekeys.await? {
-                out.reply(&Reply::Prekey(prekey));
-            }
-            self.write(&mut out).await?;
+            self.prekeys_of(members.into_iter().map(|(_, identity)| identity).collect()).await?;
         }
+    }
+
+    async fn prekeys_of(&mut self, owners: Vec<PublicKey>) -> Result<(), End> {
+        let prekeys = self.read(move |log| {
+            let kept = owners.iter().map(|owner| log.prekey(owner));
+            kept.filter_map(Result::transpose)
+                .map(|kept| load::kept(&kept?))
+                .collect::<Result<Vec<Signed<Prekey>>, _>>()
+        });
+        let mut out = Outgoing::default();
+        for prekey in prekeys.await? {
+            out.reply(&Reply::Prekey(prekey));
+        }
+        self.write(&mut out).await
     }
 
     /// Everything as it comes.
@@ -173,6 +177,15 @@ impl Watch<'_> {
         }
         self.held = item.seq;
         self.send(&Reply::Roster(item.delivery(true))).await?;
+        // A newcomer may have a prekey already: of another topic, or of its time here before.
+        let ops = decode_ops(&item.ops).unwrap_or_default();
+        let added: Vec<PublicKey> = ops
+            .iter()
+            .filter_map(|op| if let Op::Add { identity, .. } = op { Some(*identity) } else { None })
+            .collect();
+        if !added.is_empty() {
+            self.prekeys_of(added).await?;
+        }
         if item.touches_access() {
             let opened = self.topic.open(self.stream.peer).await?;
             if !opened.is_some_and(|opened| is_officer(&opened)) {

@@ -83,3 +83,22 @@ async fn only_officers_watch_and_only_while_they_are() {
     assert!(matches!(watch.next().await, Reply::Roster(_)));
     watch.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_that_has_a_prekey_already_comes_with_it() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let held = prekey(3, now());
+    world.client(3).await.request(vec![Request::PutPrekey(topic, held.clone())]).await.unwrap();
+    let removal = admin.remove(3);
+    owner.append(topic, &removal).await.unwrap();
+
+    let mut watch = owner.open(Request::Watch(topic, RosterSeq(2))).await;
+    let replies = watch.until_head().await;
+    assert!(!replies.contains(&Reply::Prekey(held.clone())), "no member's");
+    let entry = admin.add(&[(3, Role::Reader), (6, Role::Reader)]);
+    owner.append(topic, &entry).await.unwrap();
+    let Reply::Roster(live) = watch.next().await else { panic!() };
+    assert_eq!(live.entry, entry.entry);
+    assert_eq!(watch.next().await, Reply::Prekey(held));
+}

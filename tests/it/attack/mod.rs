@@ -30,6 +30,10 @@ mod splicing;
 mod roster;
 // The roster, as publishers and admins meet it.
 mod roster_officers;
+// Publishers that cheat or were set back.
+mod publishers;
+// Less protection than was agreed on.
+mod downgrade;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

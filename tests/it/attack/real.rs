@@ -1,5 +1,6 @@
 //! A real broker, and the hostile one before it: for attacks on publishers and admins.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use sealcast::{
@@ -50,6 +51,11 @@ impl Real {
         State::dir(self.dir.path().join(name)).unwrap()
     }
 
+    /// What a thief, or a backup, has of the state `from`.
+    pub(crate) fn copy_state(&self, from: &str, to: &str) {
+        copy(&self.dir.path().join(from), &self.dir.path().join(to));
+    }
+
     /// Member `n` as a publisher through the hostile broker, with the state `name`.
     pub(crate) async fn publisher(&self, n: u8, name: &str) -> Result<Topic, PublishError> {
         Publisher::new(Arc::new(identity(n)), self.state(name)).topic(&self.link()).await
@@ -59,5 +65,17 @@ impl Real {
     pub(crate) async fn reader(&self, n: u8, name: &str, from: StartAt) -> Subscription {
         let subscriber = Subscriber::new(Arc::new(identity(n)), self.state(name));
         subscriber.subscribe(&self.link(), from).await.unwrap()
+    }
+}
+
+/// A directory, with its permissions.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
     }
 }

@@ -46,9 +46,9 @@ async fn is_refused(forge: impl Fn(&World, RosterDelivery) -> RosterDelivery) {
     let stage = Stage::new(world);
     let mut reader = stage.reader(2).await;
     assert_eq!(until(&mut reader, "a").await, [""; 0]);
-    stage.hostile.push(replies);
     // It asks again, and is shown the genuine log.
     pen.publish(&mut stage.world(), &["end"]);
+    stage.hostile.push(replies);
     assert_eq!(until(&mut reader, "end").await, [""; 0]);
     assert_eq!(reader.counters().await.invalid, 1);
 }

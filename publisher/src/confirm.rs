@@ -213,3 +213,64 @@ fn heard_beacon(publisher: &PublicKey, signed: &Signed<Beacon>, publishers: &mut
         heard.ended_ms = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealcast_proto::object::{Genesis, Mode, SUITE};
+    use sealcast_proto::roster::{Op, Role};
+    use sealcast_proto::{Epoch, Identity, TopicId};
+
+    fn header(publisher: &Identity, topic: TopicId, roster: (RosterSeq, Hash)) -> Signed<EpochHeader> {
+        let header = EpochHeader {
+            topic,
+            publisher: publisher.public(),
+            epoch: Epoch(1),
+            prev_header_hash: Hash::ZERO,
+            prev_close: None,
+            roster_seq: roster.0,
+            roster_hash: roster.1,
+            mode: Mode::Fresh,
+            kek_gen: 0,
+            enc: [0; 32],
+            commitment: [0; 32],
+            epoch_vk: publisher.public(),
+            slot_count: 0,
+            slots_hash: Hash::ZERO,
+            time_ms: 1,
+        };
+        Signed::sign(&header, publisher.signing_key())
+    }
+
+    #[test]
+    fn only_publishers_count_and_only_for_the_entry_that_was_verified() {
+        let [owner, publisher, stranger] = [1, 2, 3].map(|n| Identity::from_seed(&[n; 32]));
+        let genesis = Genesis { suite: SUITE, name: "t".into(), owner: owner.public(), nonce: [0; 32] };
+        let topic = Signed::sign(&genesis, owner.signing_key()).topic_id();
+        let mut roster = Roster::new(topic, &genesis);
+        let add = Op::Add { identity: publisher.public(), role: Role::Publisher };
+        let bundle = roster.sign(&[add], &owner, 1).unwrap();
+        roster.apply(&bundle.entry, &bundle.ops).unwrap();
+        let head = (roster.chain().seq(), roster.chain().hash());
+        let before = (RosterSeq(0), Hash(topic.0));
+
+        let mut watch = |signed: &[Signed<EpochHeader>]| {
+            let entries = BTreeMap::from([head]);
+            let (until, target, at_head) = (Until::Noticed, head.0, true);
+            let publishers = BTreeMap::new();
+            let mut watcher = Watcher { roster: &mut roster, until, target, entries, publishers, at_head };
+            signed.iter().for_each(|header| watcher.heard_header(header));
+            (watcher.pending(), watcher.confirmation())
+        };
+        let (pending, heard) = watch(&[header(&publisher, topic, before), header(&stranger, topic, before)]);
+        assert!(pending.unwrap());
+        assert_eq!((heard.unheard, heard.unseen), (vec![publisher.public()], vec![owner.public()]));
+        let (pending, heard) = watch(&[header(&publisher, topic, head), header(&stranger, topic, before)]);
+        assert!(!pending.unwrap());
+        assert_eq!((heard.confirmed, heard.unheard), (vec![publisher.public()], vec![]));
+        // It follows another entry with this number: it does not know of this one.
+        let (pending, heard) = watch(&[header(&publisher, topic, (head.0, Hash([9; 32])))]);
+        assert!(matches!(pending, Err(AdminError::Fork(_))));
+        assert_eq!(heard.confirmed, []);
+    }
+}

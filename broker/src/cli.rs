@@ -76,8 +76,10 @@ pub async fn run(args: Args) -> Result<(), StartError> {
 pub fn init_logging() {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SEALCAST_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
+    // The storage engine names a damaged place at every read; the broker itself says it once.
+    let engine = "fjall=warn,lsm_tree=warn,lsm_tree::vlog::blob_file::reader=off,lsm_tree::table::block=off";
+    let filter =
+        EnvFilter::try_from_env("SEALCAST_LOG").unwrap_or_else(|_| EnvFilter::new(format!("info,{engine}")));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Fails where logging is set up already: then so be it.

@@ -154,7 +154,7 @@ fn damaged(
     out: &mut Outgoing,
 ) -> Result<Stop, LogError> {
     let to = next_whole(log, topic, *cursor, end)?;
-    damage::say(&format!("topic {}: records {cursor} to {to} are lost: {error}", topic.short()));
+    damage::say(&format!("topic {}: records {cursor}..{to} are lost: {error}", topic.short()));
     hole(log, topic, (to, HoleReason::Corruption), viewer, cursor, out)
 }
 

@@ -87,7 +87,13 @@ pub(crate) fn load(
     for (change, offset) in &changes {
         machine.restore_removed(change, *offset);
     }
-    let head = log.head(&topic)?.map(|head| kept(&head)).transpose()?;
+    let head = match log.head(&topic).and_then(|head| head.map(|head| kept(&head)).transpose()) {
+        Err(error) if error.is_damage() => {
+            damage::say(&format!("topic {}: its roster head is lost: {error}", topic.short()));
+            None
+        }
+        head => head?,
+    };
     Ok(Loaded { machine, index, head })
 }
 

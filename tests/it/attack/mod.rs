@@ -34,6 +34,10 @@ mod roster_officers;
 mod publishers;
 // Less protection than was agreed on.
 mod downgrade;
+// Keys that are not what they seem.
+mod keys;
+// A state directory in the hands of a thief.
+mod theft;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

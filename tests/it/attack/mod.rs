@@ -38,6 +38,8 @@ mod downgrade;
 mod keys;
 // A state directory in the hands of a thief.
 mod theft;
+// Every bit of what travels.
+mod integrity;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -125,12 +125,6 @@ pub(crate) fn resign(
     Signed::sign(&parsed, signer.signing_key())
 }
 
-pub(crate) fn flip(bytes: &Bytes, at: usize) -> Bytes {
-    let mut out = bytes.to_vec();
-    out[at] ^= 1;
-    out.into()
-}
-
 /// A batch's body: what stands between the record's lengths and its signature.
 pub(crate) fn body(batch: &BatchRecord) -> Vec<u8> {
     let record = Record::Batch(batch.clone()).encode();

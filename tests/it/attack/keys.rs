@@ -1,0 +1,316 @@
+//! Keys that are not what they seem: substituted, old, degenerate, or somebody else's.
+
+use std::sync::{Arc, Mutex};
+
+use sealcast::{PublicKey, Role, StartAt, renew_prekey};
+use sealcast_envelope::{EpochPlan, WrapTarget, fresh, static_wrap_key};
+use sealcast_proto::frame::{EpochDelivery, Reply, Request};
+use sealcast_proto::object::Prekey;
+use sealcast_proto::roster::{Op, decode_ops, encode_ops};
+use sealcast_proto::{Epoch, Hash, MemberIndex, RosterSeq, Signed, SlotSource, TopicId};
+
+use super::pen::Pen;
+use super::real::Real;
+use super::world::{OWNER, World, identity, key, now_ms};
+use super::{Stage, until};
+use crate::hostile::Answer;
+
+/// A prekey that `signer` signed in `owner`'s name.
+fn prekey(owner: u8, signer: u8, from_ms: u64, to_ms: u64, x25519: [u8; 32]) -> Signed<Prekey> {
+    let id = u32::try_from(from_ms / 1000).unwrap();
+    let prekey =
+        Prekey { owner: key(owner), prekey_id: id, x25519, not_before_ms: from_ms, not_after_ms: to_ms };
+    Signed::sign(&prekey, identity(signer).signing_key())
+}
+
+type Seen = Arc<Mutex<Vec<EpochDelivery>>>;
+
+/// Before the owner: each prekey changed as told. Before everybody: headers and slots are noted.
+fn twist(
+    real: &Real,
+    change: impl Fn(Signed<Prekey>) -> Vec<Signed<Prekey>> + Send + Sync + 'static,
+) -> Seen {
+    let (seen, change) = (Seen::default(), Arc::new(change));
+    let notes = seen.clone();
+    real.hostile.turn(move |who, request| {
+        let watch = who == key(OWNER) && matches!(request, Request::Watch(..));
+        let (notes, change) = (notes.clone(), change.clone());
+        Answer::Relay(Box::new(move |reply| match reply {
+            Reply::Prekey(prekey) if watch => change(prekey).into_iter().map(Reply::Prekey).collect(),
+            Reply::Epoch(epoch) => {
+                notes.lock().unwrap().push(epoch.clone());
+                vec![Reply::Epoch(epoch)]
+            }
+            other => vec![other],
+        }))
+    });
+    seen
+}
+
+/// Member 2 has subscribed once: its prekey is at the broker.
+async fn with_a_reader() -> Real {
+    let real = Real::new(&[(2, Role::Reader), (3, Role::Reader)]).await;
+    let mut reader = real.reader(2, "reader", StartAt::Earliest).await;
+    let topic = real.publisher(OWNER, "first").await.unwrap();
+    // Its prekey is stored before long; a header that uses it says so.
+    loop {
+        let receipt = topic.publish("first").await.unwrap();
+        assert_eq!(until(&mut reader, "first").await, [""; 0]);
+        if receipt.seq.0 > 0 {
+            break;
+        }
+    }
+    topic.close().await.unwrap();
+    reader.close().await.unwrap();
+    let me = Arc::new(identity(2));
+    renew_prekey(&real.link(), me, &real.state("reader")).await.unwrap();
+    real
+}
+
+/// The broker puts a prekey of its own in place of a member's: under the member's name, under its own, or with the
+/// member's signature. The publisher wraps to none of them, and the member reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_substituted_prekey_is_not_wrapped_to() {
+    let real = with_a_reader().await;
+    let seen = twist(&real, |genuine| {
+        let parsed = genuine.peek().unwrap();
+        let mut bent = parsed.clone();
+        bent.x25519 = [9; 32];
+        let (from, to) = (parsed.not_before_ms, parsed.not_after_ms);
+        vec![
+            prekey(2, 66, from, to, [9; 32]),
+            prekey(66, 66, from, to, [9; 32]),
+            Signed::from_parts(sealcast_proto::object::Object::encode(&bent).into(), genuine.signature())
+                .unwrap(),
+        ]
+    });
+    let topic = real.publisher(OWNER, "owner").await.unwrap();
+    let mut reader = real.reader(2, "reader", StartAt::Latest).await;
+    topic.publish("end").await.unwrap();
+    assert_eq!(until(&mut reader, "end").await, [""; 0]);
+    // Headers go to the owner too, without slots.
+    let slot = seen.lock().unwrap().iter().filter_map(|epoch| epoch.slot).next_back().unwrap();
+    assert_eq!(slot.source, SlotSource::Static, "no prekey was seen that holds");
+}
+
+/// After a restart the broker shows a member's older prekey, or none: no slot under an older key, and it is reported.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_prekey_is_never_wrapped_to_again() {
+    let real = with_a_reader().await;
+    let newest: Arc<Mutex<Option<Signed<Prekey>>>> = Arc::default();
+    let note = newest.clone();
+    twist(&real, move |genuine| {
+        if genuine.peek().unwrap().owner == key(2) {
+            *note.lock().unwrap() = Some(genuine.clone());
+        }
+        vec![genuine]
+    });
+    let topic = real.publisher(OWNER, "owner").await.unwrap();
+    topic.publish("seen").await.unwrap();
+    topic.close().await.unwrap();
+    let held = newest.lock().unwrap().clone().unwrap().peek().unwrap();
+    let older = prekey(2, 2, held.not_before_ms - 2000, held.not_after_ms, [9; 32]);
+const DAY: u64 = 24 * 3_600_000;
+    let expired = prekey(2, 2, held.not_before_ms - 30 * DAY, held.not_before_ms - DAY, [9; 32]); 32]);
+    for shown in [vec![], vec![older], vec![expired]] {
+        let what = format!("{shown:?}");
+        twist(&real, move |genuine| match genuine.peek().unwrap().owner == key(2) {
+            true => shown.clone(),
+            false => vec![genuine],
+        });
+        let topic = real.publisher(OWNER, "owner").await.unwrap();
+        topic.publish("again").await.unwrap();
+        assert_eq!(topic.status().unreachable, [key(2)], "{what}");
+        topic.close().await.unwrap();
+    }
+}
+
+/// A member registers a prekey of small order: it gets no slot and is reported; the others read on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prekey_of_small_order_locks_out_its_owner_alone() {
+    let real = with_a_reader().await;
+    twist(&real, |genuine| {
+        let now = now_ms() / 1000 * 1000;
+        vec![genuine, prekey(3, 3, now, now + 1_000_000, [0; 32])]
+    });
+    let topic = real.publisher(OWNER, "owner").await.unwrap();
+    let mut reader = real.reader(2, "reader", StartAt::Latest).await;
+    topic.publish("end").await.unwrap();
+    assert_eq!(until(&mut reader, "end").await, [""; 0]);
+    assert_eq!(topic.status().unreachable, [key(3)]);
+}
+
+/// 2^255 − 19, little-endian, plus `n`.
+fn p_plus(n: u8) -> [u8; 32] {
+    let mut bytes = [0xff; 32];
+    (bytes[0], bytes[31]) = (0xed + n, 0x7f);
+    bytes
+}
+
+/// Every X25519 point of small order, canonical or not: skipped, and everybody else has a slot.
+#[test]
+fn x25519_points_of_small_order_get_no_slot() {
+    let hex = |text: &str| -> [u8; 32] {
+        std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+    };
+    let order_8 = [
+        hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+        hex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    ];
+    let mut one = [0; 32];
+    one[0] = 1;
+    let mut minus_one = p_plus(0);
+    minus_one[0] -= 1;
+    let small = [[0; 32], one, minus_one, p_plus(0), p_plus(1), order_8[0], order_8[1]];
+    // The same with the highest bit, which X25519 ignores.
+    let high = small.map(|mut point| {
+        point[31] |= 0x80;
+        point
+    });
+    let owner = key(OWNER);
+    let plan = EpochPlan {
+        topic: TopicId([1; 32]),
+        publisher: owner,
+        epoch: Epoch(1),
+        prev_header_hash: Hash::ZERO,
+        roster_seq: RosterSeq(1),
+        roster_hash: Hash([2; 32]),
+    };
+    let target = |n: usize, x25519| WrapTarget {
+        member: MemberIndex(n as u32),
+        identity: owner,
+        source: SlotSource::Prekey(7),
+        x25519,
+    };
+    let mut targets: Vec<_> =
+        small.iter().chain(&high).enumerate().map(|(n, point)| target(n, *point)).collect();
+    targets.push(target(targets.len(), static_wrap_key(&owner).unwrap()));
+    let epoch = fresh(&plan, &targets, &mut rand::rng()).unwrap();
+    assert_eq!(epoch.skipped().len(), targets.len() - 1);
+    assert_eq!(epoch.slot_count(), 1);
+}
+
+/// Ed25519 keys of small order, and names for a key that are not its one encoding, are no members.
+#[test]
+fn degenerate_identities_are_refused() {
+    let mut identity_point = [0; 32];
+    identity_point[0] = 1;
+    let mut minus_one = p_plus(0);
+    minus_one[0] -= 1;
+    let mut signed_zero = [0; 32];
+    signed_zero[31] = 0x80;
+    let mut negative_one = identity_point;
+    negative_one[31] = 0x80;
+    let mut high = p_plus(1);
+    high[31] |= 0x80;
+    let genuine = key(9);
+    let ops = encode_ops(&[Op::Add { identity: genuine, role: Role::Reader }]);
+    let at = ops.windows(32).position(|window| window == genuine.as_bytes()).unwrap();
+    assert!(decode_ops(&ops).is_ok());
+    for bad in [
+        [0; 32],
+        identity_point,
+        minus_one,
+        signed_zero,
+        negative_one,
+        p_plus(0),
+        p_plus(1),
+        high,
+        [0xff; 32],
+    ] {
+        assert!(PublicKey::from_bytes(&bad).is_err(), "{bad:?}");
+        let mut bent = ops.to_vec();
+        bent[at..at + 32].copy_from_slice(&bad);
+        assert!(decode_ops(&bent).is_err());
+    }
+}
+
+/// A signature has one form: adding the group's order to its scalar, or any bit, gives none.
+#[test]
+fn a_signature_cannot_be_written_in_two_ways() {
+    const ORDER: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    let genuine = prekey(2, 2, 5000, 6000, [9; 32]);
+    assert!(genuine.verify_own().is_ok());
+    let mut signature = *genuine.signature();
+    let mut carry = 0;
+    for (byte, add) in signature[32..].iter_mut().zip(ORDER) {
+        let sum = u16::from(*byte) + u16::from(add) + carry;
+        (*byte, carry) = (sum.to_le_bytes()[0], sum >> 8);
+    }
+    assert_eq!(carry, 0);
+    let other = Signed::<Prekey>::from_parts(genuine.body().clone(), &signature).unwrap();
+    assert!(other.verify_own().is_err());
+}
+
+/// One key cannot be two members.
+#[test]
+fn one_key_is_one_member() {
+    let world = World::new(&[2]);
+    let add = |n| Op::Add { identity: key(n), role: Role::Reader };
+    for ops in [vec![add(2)], vec![add(OWNER)], vec![add(7), add(7)]] {
+        assert!(world.roster.sign(&ops, &identity(OWNER), world.now).is_err());
+    }
+}
+
+/// A member registers another's key as its own: the other's slot stays its own, and the copy opens for neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_registered_by_another_member_opens_nothing() {
+    let mut world = World::new(&[2, 3]);
+    let id = u32::try_from(world.now / 1000).unwrap();
+    world.prekeys.insert(key(3), (id, static_wrap_key(&key(2)).unwrap()));
+    let mut pen = Pen::new(OWNER);
+    let plan = pen.plan(&world);
+    pen.begin_as(&mut world, &plan, None, &[2]);
+    pen.publish(&mut world, &["for neither"]);
+    pen.begin(&mut world);
+    pen.publish(&mut world, &["end"]);
+    let copied = world.record(1, &key(3)).unwrap();
+    let stage = Stage::twisted(world, move |_, who, mut replies| {
+        let at = replies.iter().position(|reply| matches!(reply, Reply::Epoch(_))).unwrap();
+        let Reply::Epoch(mut delivery) = copied.clone() else { panic!() };
+        if who == key(2)
+            && let Some(slot) = &mut delivery.slot
+        {
+            slot.source = SlotSource::Static;
+        }
+        replies[at] = Reply::Epoch(delivery);
+        replies
+    });
+    assert_eq!(until(&mut stage.reader(2).await, "end").await, ["Locked 0..1"]);
+}
+
+/// A publisher that is kept in the dark about a member's prekey, and one that wraps for a prekey that the member never
+/// made: the member says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_for_other_keys_than_the_newest_are_named() {
+    let mut world = World::new(&[2]);
+    let mut pen = Pen::new(OWNER);
+    pen.begin(&mut world);
+    let stage = Stage::new(world);
+    let mut reader = stage.reader(2).await;
+    let mut seal = |stage: &Stage, ahead_ms: u64, foreign: bool| {
+        let mut world = stage.world();
+        let at = world.log.len();
+        let id = u32::try_from(now_ms() / 1000).unwrap() + 1000;
+        world.prekeys = foreign.then_some((key(2), (id, [9; 32]))).into_iter().collect();
+        world.now = now_ms() + ahead_ms;
+        pen.begin(&mut world);
+        pen.publish(&mut world, &["m"]);
+        pen.begin(&mut world);
+        drop(world);
+        stage.deliver(at, 2);
+    };
+    // How soon its own prekey is acknowledged is not seen from here: epochs, until it is.
+    loop {
+        seal(&stage, 2 * 3_600_000, false);
+        if until(&mut reader, "m").await.contains(&"StalePrekey".into()) {
+            break;
+        }
+    }
+    seal(&stage, 2 * 3_600_000, true);
+    let said = until(&mut reader, "IdentityInUse").await;
+    assert!(said.iter().all(|line| line.starts_with("Locked")), "{said:?}");
+}

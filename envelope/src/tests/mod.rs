@@ -7,6 +7,7 @@ mod prekeys;
 mod primitives;
 mod tables;
 mod vectors;
+mod wycheproof;
 
 use bytes::Bytes;
 use rand::SeedableRng;

@@ -23,3 +23,5 @@ mod whole_log;
 mod hostile;
 // Attacks on all of it, one named test each.
 mod attack;
+// A second implementation: what it wrote we read, what must be refused is refused by name.
+mod vectors;

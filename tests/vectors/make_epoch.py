@@ -1,95 +1,15 @@
 #!/usr/bin/env python3
 """Makes epoch.json: one publisher's epoch after epoch, from docs/protocol.md sections 2, 5, 6, 7 and nothing of the
-Rust code. HKDF, HPKE and the framing are written out here; X25519, Ed25519 and AES-256-GCM-SIV come from the Python
-package `cryptography` (OpenSSL). Every random value is a hash of its name, so the file is always the same.
+Rust code, with every value inside, for envelope's unit tests. Every random value is a hash of its name, so the file is
+always the same.
 
     python3 make_epoch.py > epoch.json
 """
-import hashlib
-import hmac
 import json
 import sys
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
-
-P = 2**255 - 19
-
-
-def sha(data):
-    return hashlib.sha256(data).digest()
-
-
-def mac(key, data):
-    return hmac.new(key, data, hashlib.sha256).digest()
-
-
-def expand(prk, info, length):
-    out, block, counter = b"", b"", 1
-    while len(out) < length:
-        block = mac(prk, block + info + bytes([counter]))
-        out, counter = out + block, counter + 1
-    return out[:length]
-
-
-def u(value, bits):
-    return value.to_bytes(bits // 8, "big")
-
-
-def lp(x):
-    return u(len(x), 32) + x
-
-
-def H(label, *parts):
-    return sha(b"sealcast/1 hash" + lp(label) + b"".join(lp(part) for part in parts))
-
-
-def Extract(label, ikm):
-    return mac(b"sealcast/1 " + label, ikm)
-
-
-def Derive(prk, label, ctx):
-    return expand(prk, b"sealcast/1 derive" + lp(label) + lp(ctx), 32)
-
-
-def siv(key, plaintext, aad):
-    return AESGCMSIV(key).encrypt(bytes(12), plaintext, aad)
-
-
-def x25519(secret, public):
-    return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
-
-
-def x25519_public(secret):
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-
-
-def ed25519_public(seed):
-    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-
-
-def to_montgomery(edwards):
-    y = int.from_bytes(edwards, "little") & (2**255 - 1)
-    return ((1 + y) * pow(1 - y, -1, P) % P).to_bytes(32, "little")
-
-
-def hpke_export(dh, enc, pk_r, info, context, length):
-    """RFC 9180, base mode, export-only, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256."""
-    kem, suite = b"KEM" + u(0x20, 16), b"HPKE" + u(0x20, 16) + u(1, 16) + u(0xFFFF, 16)
-    lextract = lambda sid, salt, label, ikm: mac(salt, b"HPKE-v1" + sid + label + ikm)
-    lexpand = lambda sid, prk, label, data, n: expand(prk, u(n, 16) + b"HPKE-v1" + sid + label + data, n)
-    shared = lexpand(kem, lextract(kem, b"", b"eae_prk", dh), b"shared_secret", enc + pk_r, 32)
-    schedule = b"\0" + lextract(suite, b"", b"psk_id_hash", b"") + lextract(suite, b"", b"info_hash", info)
-    exporter = lexpand(suite, lextract(suite, shared, b"secret", b""), b"exp", schedule, 32)
-    return lexpand(suite, exporter, b"sec", context, length)
-
-
-def padme(length):
-    e = length.bit_length() - 1
-    s = e.bit_length()
-    mask = (1 << (e - s)) - 1
-    return (length + mask) & ~mask
+from primitives import (Derive, Extract, H, ed25519_public, hpke_export, lp, padme, seal, sha, static_wrap_key,
+                        static_wrap_secret, u, x25519, x25519_public)
 
 
 def random(name):
@@ -103,8 +23,8 @@ def member(name, index, prekey_id):
         secret = random(name + " prekey")
         public = x25519_public(secret)
     else:
-        secret = hashlib.sha512(seed).digest()[:32]
-        public = to_montgomery(identity)
+        secret = static_wrap_secret(seed)
+        public = static_wrap_key(identity)
         assert public == x25519_public(secret)
     return {"seed": seed, "identity": identity, "member": index, "source": prekey_id, "secret": secret, "public": public}
 
@@ -114,7 +34,7 @@ def slot(m, who, enc_secret, ctx):
     dh = x25519(enc_secret, who["public"])
     kw = hpke_export(dh, x25519_public(enc_secret), who["public"], ctx, context, 64)[:32]
     head = u(who["member"], 32) + u(who["source"], 32)
-    return head + siv(kw, m, ctx + head)
+    return head + seal(kw, m, ctx + head)
 
 
 def batch(bk, messages, header_hash, body):
@@ -122,7 +42,7 @@ def batch(bk, messages, header_hash, body):
     plaintext = u(len(framed), 32) + framed
     plaintext += bytes(padme(len(plaintext)) - len(plaintext))
     aad = H(b"batch", header_hash, body)
-    ct = siv(Derive(bk, b"key", b""), plaintext, aad)
+    ct = seal(Derive(bk, b"key", b""), plaintext, aad)
     return {"messages": messages, "header_hash": header_hash, "body": body, "aad": aad, "ct": ct,
             "hash": H(b"sealed", aad, sha(ct))}
 

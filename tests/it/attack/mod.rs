@@ -34,8 +34,10 @@ mod roster_officers;
 mod publishers;
 // Less protection than was agreed on.
 mod downgrade;
-// Keys that are not what they seem.
+// Prekeys that are not what they seem.
 mod keys;
+// Keys and signatures at the edges of their groups.
+mod keys_degenerate;
 // A state directory in the hands of a thief.
 mod theft;
 // Every bit of what travels.

@@ -2,7 +2,7 @@
 
 from bad_keys import OWNER, READER, case, prekey, torsion
 from objects import encode, signed
-from primitives import H, compress
+from primitives import H, compress, proto
 from writer import NOW, Admin, Sender, random, record_bytes
 
 
@@ -10,6 +10,7 @@ def cases():
     yield from genesis()
     yield from prekeys()
     yield from headers()
+    yield from lengths()
     yield from the_rest()
 
 
@@ -122,6 +123,19 @@ def headers():
         bad + "a field is not 32 bytes",
         prev_close={"batches": 1, "last_batch_hash": bytes(31)},
     )
+
+
+def lengths():
+    admin, bad = Admin("bad lengths", OWNER), "Malformed: an epoch header: "
+    body, signature = Sender(admin, OWNER, NOW, [OWNER]).signed
+    long = signed("header", body + proto((99, bytes(1025))), OWNER.seed)
+    for name, what, expect, it in [
+        ("signature-63", "a signature one byte short", "a signature is 64 bytes", (body, signature[:-1])),
+        ("signature-65", "a signature one byte long", "a signature is 64 bytes", (body, signature + b"\0")),
+        ("signature-none", "no signature", "a signature is 64 bytes", (body, b"")),
+        ("body-long", "a body of more than 1,024 bytes", "too long", long),
+    ]:
+        yield case("header", f"length-{name}", what, bad + expect, signed=it, publisher=OWNER.identity)
 
 
 def the_rest():

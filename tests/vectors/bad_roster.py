@@ -54,6 +54,7 @@ def cases():
     yield from rules()
     yield from lists()
     yield from heads()
+    yield from named()
 
 
 def links():
@@ -206,9 +207,12 @@ def lists():
             "Policy: max_epoch_age is at least 1 s and at most max_fresh_age",
             {"max_fresh_age_ms": 3_599_999},
         ),
+        ("durability", "a durability of the future", "Policy: an unknown durability", {"durability": 2}),
+        ("cut", "a number without an end", "Policy: not protobuf", b"\x10\xff"),
+        ("long", "257 bytes", "Policy: too long", encode("policy", DEFAULT_POLICY).ljust(257, b"\0")),
         ("century", "kept for longer than a century", "Policy: a time is longer than a century", {"retain_ms": 2**62}),
     ]:
-        policy = encode("policy", DEFAULT_POLICY | changes)
+        policy = changes if isinstance(changes, bytes) else encode("policy", DEFAULT_POLICY | changes)
         yield entry(
             f"policy-{name}",
             what,
@@ -234,3 +238,15 @@ def heads():
     yield yields("fork", "another entry of that number", "Fork: 4", hash=random("another entry"))
     yield yields("future", "an entry that is not here", "Missing: 5 where 4 is due", seq=5)
     yield yields("other-topic", "a head of another topic", "Topic", topic=random("another topic"))
+
+
+def named():
+    """What a header or beacon says of the roster: the newest entry is 4, the last removal was 3."""
+    for name, what, expect, seq in [
+        ("before-removal", "the roster before the last removal: the fence", "Stale", 2),
+        ("not-here", "an entry that is not here", "Ahead", 5),
+    ]:
+        entry_hash = H(b"roster", TOPIC.entries[min(seq, 4) - 1]["entry"][0])
+        yield case("named", f"named-{name}", what, expect, seq=seq, hash=entry_hash)
+    yield case("named", "named-another", "another entry of that number", "Fork", seq=4, hash=random("another entry"))
+    yield case("named", "named-zero", "no entry's hash", "Fork", seq=3, hash=bytes(32))

@@ -99,6 +99,7 @@ KINDS = {
     "genesis": lambda case: check_genesis_of(case["topic"], case["signed"]),
     "prekey": lambda case: check_prekey_of(case["signed"], case["now_ms"]),
     "header": lambda case: check_signed("header", case["signed"], case["publisher"]),
+    "named": lambda case: roster_before(case).compare(case["seq"], case["hash"]),
     "head": lambda case: roster_before(case).check_head(case["head"]),
     "table": lambda case: check_table(case["table"], case["slot_count"], case["slots_hash"]),
     "slot": open_epoch,

@@ -167,7 +167,8 @@ CHECKS = {
 
 def check_signed(kind, signed, key):
     """Verifies the carried bytes, then parses them."""
-    malformed(len(signed[0]) > 1024 or len(signed[1]) != 64, "too long")
+    malformed(len(signed[0]) > 1024, "too long")
+    malformed(len(signed[1]) != 64, "a signature is 64 bytes")
     if not verify(key, OBJECTS[kind][0], *signed):
         raise Refused("Signature", kind)
     return parse(kind, signed[0])

@@ -34,6 +34,8 @@ def check_policy(p):
 
 
 def read_policy(data):
+    if len(data) > 256:
+        raise Refused("Policy", "too long")
     try:
         policy = parse("policy", data)
     except Refused:
@@ -189,13 +191,15 @@ class Roster:
         if self.role(it["signer"]) != ADMIN:
             raise Refused("Signer")
         check_signed("head", signed, it["signer"])
+        if it["seq"] > self.seq:
+            raise Refused("Missing")
         self.compare(it["seq"], it["hash"])
         return it
 
     def compare(self, seq, entry_hash):
         """What a header, beacon or head says of the roster."""
         if seq > self.seq:
-            raise Refused("Missing")
+            raise Refused("Ahead")
         if seq < self.last_removal_seq:
             raise Refused("Stale")
         if self.hashes[seq] != entry_hash:

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use sealcast_envelope::prekey::PrekeyRing;
 use sealcast_envelope::{Message, WrapSecret};
-use sealcast_proto::object::{Object, Prekey};
+use sealcast_proto::object::{Object, ObjectError, Prekey};
 use sealcast_proto::{Hash, Identity, PublicKey, Signed, TopicId};
 use serde_json::{Value, json};
 
@@ -76,8 +76,12 @@ impl Json {
     }
 
     pub(super) fn signed<T: Object>(&self, name: &str) -> Signed<T> {
+        self.try_signed(name).expect("lengths of a signed object")
+    }
+
+    pub(super) fn try_signed<T: Object>(&self, name: &str) -> Result<Signed<T>, ObjectError> {
         let [body, signature] = [0, 1].map(|at| unhex(self.0[name][at].as_str().expect(name)));
-        Signed::from_parts(body, &signature).expect("lengths of a signed object")
+        Signed::from_parts(body, &signature)
     }
 
     /// The wrap secret of `{prekey, secret}`, by way of a saved ring: the library hands out none of its own.

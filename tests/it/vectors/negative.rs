@@ -5,7 +5,7 @@ use sealcast_envelope::{EpochReceiver, Message, MessageError, OpenError, SlotErr
 use sealcast_proto::identity::KeyError;
 use sealcast_proto::object::{Beacon, EpochHeader, Genesis, ObjectError, Prekey, RosterHead};
 use sealcast_proto::record::{BatchRecord, Record, RecordError};
-use sealcast_proto::roster::{Roster, RosterChain, RosterError};
+use sealcast_proto::roster::{Roster, RosterChain, RosterError, RosterMatch};
 use sealcast_proto::slot::{Slot, TableCheck, TableError};
 use sealcast_proto::{Epoch, Hash, MemberIndex, PublicKey, RosterSeq, SlotSource, TopicId};
 
@@ -49,8 +49,15 @@ fn run(case: &Json, given: &Json) -> Result<(), Refused> {
                 return Err(Refused("NotValid".into()));
             }
         }
-        "header" => case.signed::<EpochHeader>("signed").verify(&case.key("publisher")).map(drop)?,
+        "header" => case.try_signed::<EpochHeader>("signed")?.verify(&case.key("publisher")).map(drop)?,
         "head" => roster_before(given).chain().verify_head(&case.signed::<RosterHead>("head")).map(drop)?,
+        "named" => {
+            let seq = RosterSeq(case.number("seq"));
+            match roster_before(given).chain().compare(seq, &case.hash("hash")) {
+                RosterMatch::Holds => {}
+                other => return Err(Refused(format!("{other:?}"))),
+            }
+        }
         "table" => {
             let count = u32::try_from(case.number("slot_count")).expect("a count");
             let mut check = TableCheck::new(count, case.hash("slots_hash"));

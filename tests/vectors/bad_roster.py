@@ -209,7 +209,7 @@ def lists():
         ),
         ("durability", "a durability of the future", "Policy: an unknown durability", {"durability": 2}),
         ("cut", "a number without an end", "Policy: not protobuf", b"\x10\xff"),
-        ("long", "257 bytes", "Policy: too long", encode("policy", DEFAULT_POLICY).ljust(257, b"\0")),
+        ("long", "more than 256 bytes", "Policy: too long", encode("policy", DEFAULT_POLICY) + proto((99, bytes(257)))),
         ("century", "kept for longer than a century", "Policy: a time is longer than a century", {"retain_ms": 2**62}),
     ]:
         policy = changes if isinstance(changes, bytes) else encode("policy", DEFAULT_POLICY | changes)

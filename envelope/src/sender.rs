@@ -109,14 +109,20 @@ impl EpochSender {
 
     /// A sign of life. The roster named is the newest the publisher verified, which may be ahead of the header's.
     pub fn beacon(&self, roster_seq: RosterSeq, roster_hash: Hash, time_ms: u64) -> Signed<Beacon> {
-        let beacon = Beacon {
-            header_hash: self.header_hash,
-            next_batch_no: self.next_batch_no,
-            last_batch_hash: self.last_hash,
-            roster_seq,
-            roster_hash,
-            time_ms,
-        };
+        self.beacon_at(self.next_batch_no, self.last_hash, roster_seq, roster_hash, time_ms)
+    }
+
+    /// The same for a publisher some of whose batches were refused: it must not speak of batches that nobody will see.
+    pub fn beacon_at(
+        &self,
+        next_batch_no: BatchNo,
+        last_batch_hash: Hash,
+        roster_seq: RosterSeq,
+        roster_hash: Hash,
+        time_ms: u64,
+    ) -> Signed<Beacon> {
+        let header_hash = self.header_hash;
+        let beacon = Beacon { header_hash, next_batch_no, last_batch_hash, roster_seq, roster_hash, time_ms };
         Signed::sign(&beacon, &self.epoch_key)
     }
 }

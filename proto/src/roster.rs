@@ -480,7 +480,7 @@ impl RosterChain {
         Ok(())
     }
 
-    /// Verifies a re-asserted head: an admin's word about this chain's newest entry. Returns its time.
+    /// Verifies a re-asserted head: an admin's word that this chain's newest entry is the newest.
     pub fn verify_head(&self, head: &Signed<RosterHead>) -> Result<RosterHead, RosterError> {
         let parsed = head.peek()?;
         if parsed.topic != self.topic {
@@ -493,6 +493,8 @@ impl RosterChain {
         match self.compare(parsed.seq, &parsed.hash) {
             RosterMatch::Fork => Err(RosterError::Fork(parsed.seq)),
             RosterMatch::Ahead => Err(RosterError::Missing { found: parsed.seq, expected: self.seq }),
+            // An admin kept on an old roster goes on asserting that one: its word says nothing about this head.
+            _ if parsed.seq < self.seq => Err(RosterError::Known(parsed.seq)),
             _ => Ok(parsed),
         }
     }

@@ -182,6 +182,30 @@ fn a_chain_may_begin_where_the_owner_signed_and_nowhere_else() {
 }
 
 #[test]
+fn a_head_counts_for_the_newest_entry_only() {
+    let (topic, _, mut roster) = start();
+    let head = |roster: &Roster| {
+        let chain = roster.chain();
+        let head =
+            RosterHead { topic, seq: chain.seq(), hash: chain.hash(), signer: id(0).public(), time_ms: 9 };
+        Signed::sign(&head, id(0).signing_key())
+    };
+    apply(&mut roster, &[add(1, Role::Reader), add(2, Role::Reader)]);
+    let old = head(&roster);
+    assert!(roster.chain().verify_head(&old).is_ok());
+    apply(&mut roster, &[add(3, Role::Reader)]);
+    assert_eq!(roster.chain().verify_head(&old), Err(RosterError::Known(RosterSeq(1))));
+    let gone = remove(&roster, 1);
+    apply(&mut roster, &[gone]);
+    assert_eq!(
+        roster.chain().verify_head(&old),
+        Err(RosterError::Known(RosterSeq(1))),
+        "below the removal too"
+    );
+    assert!(roster.chain().verify_head(&head(&roster)).is_ok());
+}
+
+#[test]
 fn a_removed_member_recognises_itself() {
     let (_, _, mut roster) = start();
     apply(&mut roster, &[add(1, Role::Reader), add(2, Role::Reader)]);

@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::confirm::{self, Confirmation, Until};
 use crate::error::PublishError;
 use crate::saved_admin::{AdminMarks, SavedEntry};
-use crate::session;
+use crate::session::{self, Give};
 
 /// How often an entry is signed anew because another admin was first, a count.
 const MAX_RACES: u32 = 8;
@@ -140,7 +140,7 @@ impl TopicAdmin {
             let ops = ops.to_vec();
             admin.append(&connection, &|_: &Roster| ops.clone()).await?;
         }
-        admin.publish_prekey(&connection, false).await?;
+        admin.publish_prekey(&connection).await?;
         Ok(admin)
     }
 
@@ -280,7 +280,7 @@ impl TopicAdmin {
         if done.is_empty() {
             return Ok(Confirmation::unchanged(self.roster.chain().seq()));
         }
-        let _ = self.publish_prekey(&connection, false).await;
+        let _ = self.publish_prekey(&connection).await;
         if !self.roster.chain().may_publish(&self.identity.public()) {
             // An admin that removed itself cannot watch any more.
             return Ok(Confirmation::unchanged(self.roster.chain().seq()));
@@ -431,10 +431,17 @@ impl TopicAdmin {
         Ok(self.saved.save(&marks.encode())?)
     }
 
-    async fn publish_prekey(&self, connection: &Connection, force: bool) -> Result<(), AdminError> {
+    async fn publish_prekey(&self, connection: &Connection) -> Result<(), AdminError> {
         let policy = self.roster.chain().policy();
-        session::publish_prekey(connection, self.link.topic, &self.identity, &self.state, policy, force)
-            .await?;
+        session::publish_prekey(
+            connection,
+            self.link.topic,
+            &self.identity,
+            &self.state,
+            policy,
+            Give::Newest,
+        )
+        .await?;
         Ok(())
     }
 }
@@ -447,9 +454,9 @@ pub async fn renew_prekey(
 ) -> Result<(), AdminError> {
     let to_broker = Link::new(link.broker.clone(), Arc::clone(&identity), LinkOptions::default());
     let connection = to_broker.connect().await?;
-    session::fetch_genesis(&connection, link.topic, &identity).await?;
-    let policy = Policy::default();
-    session::publish_prekey(&connection, link.topic, &identity, state, &policy, true).await?;
+    let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
+    let policy = session::fetch_policy(&connection, link.topic, &genesis).await?;
+    session::publish_prekey(&connection, link.topic, &identity, state, &policy, Give::New).await?;
     to_broker.close().await;
     Ok(())
 }

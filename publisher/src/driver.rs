@@ -19,7 +19,7 @@ use crate::clock::now_ms;
 use crate::error::PublishError;
 use crate::marks::Marks;
 use crate::outbox::{Effect, EpochWork, Input, Outbox, Receipt};
-use crate::session::{self, Session, watched};
+use crate::session::{self, Give, Session, watched};
 
 /// Commands taken from the application in one go, a count: what waits is sealed together.
 const COMMANDS_AT_ONCE: usize = 4096;
@@ -408,7 +408,8 @@ impl Driver {
         let (topic, identity, state) = (self.topic, Arc::clone(&self.identity), self.state.clone());
         let policy = self.outbox.roster().chain().policy().clone();
         tokio::spawn(async move {
-            let result = session::publish_prekey(&connection, topic, &identity, &state, &policy, false).await;
+            let result =
+                session::publish_prekey(&connection, topic, &identity, &state, &policy, Give::IfDue).await;
             if let Err(error) = result {
                 tracing::warn!("no prekey could be published: {error}");
             }

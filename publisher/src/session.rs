@@ -7,6 +7,7 @@ use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, Reque
 use sealcast_proto::frame::{Code, Reply, Request};
 use sealcast_proto::object::Genesis;
 use sealcast_proto::policy::Policy;
+use sealcast_proto::roster::RosterChain;
 use sealcast_proto::{Identity, RosterSeq, TopicId};
 use sealcast_state::State;
 
@@ -63,6 +64,37 @@ pub(crate) async fn fetch_genesis(
     }
 }
 
+/// Which prekey is given to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Give {
+    /// A new one, whether one is due or not: after a theft.
+    New,
+    /// The newest: the broker may have lost it, or never had it.
+    Newest,
+    /// Only one that was just made: the broker has the newest already.
+    IfDue,
+}
+
+/// A topic's policy as any member can verify it: by following the roster's chain.
+pub(crate) async fn fetch_policy(
+    connection: &Connection,
+    topic: TopicId,
+    genesis: &Genesis,
+) -> Result<Policy, PublishError> {
+    let broken = |error: RequestError| PublishError::Broker(error.to_string());
+    let mut chain = RosterChain::new(topic, genesis);
+    let mut replies = connection.fetch(Request::FetchRoster(topic, RosterSeq(1))).await.map_err(broken)?;
+    loop {
+        match replies.next().await.map_err(broken)? {
+            Some(Reply::Roster(entry)) => {
+                chain.follow(&entry.entry, entry.roles.as_deref(), entry.policy.as_deref())?;
+            }
+            Some(Reply::AtHead { .. }) => return Ok(chain.policy().clone()),
+            _ => return Err(PublishError::Broker("it ended the roster early".into())),
+        }
+    }
+}
+
 /// Makes a prekey if one is due and gives it to the broker. A member without a prekey can be wrapped to all the same
 /// (its static key, or an older prekey), so a broker that will not take it is no reason to stop.
 pub(crate) async fn publish_prekey(
@@ -71,24 +103,26 @@ pub(crate) async fn publish_prekey(
     identity: &Arc<Identity>,
     state: &State,
     policy: &Policy,
-    force: bool,
+    give: Give,
 ) -> Result<(), PublishError> {
     let (rotation, offline) = (policy.prekey_rotation_ms, policy.max_offline_ms);
     let (prekeys, identity) = (state.prekeys(&identity.public()), Arc::clone(identity));
     // Another process may hold the file, and the disk takes its time.
     let newest = tokio::task::spawn_blocking(move || {
         prekeys.update(|ring| {
+            let force = give == Give::New;
             let made = ring.rotate_if_due(&identity, rotation, offline, now_ms(), force, &mut rand::rng());
             let purged = ring.purge(now_ms());
             let changed = made.is_some() || !purged.is_empty();
-            (made.or_else(|| ring.newest().cloned()), changed)
+            let newest = || ring.newest().cloned().filter(|_| give != Give::IfDue);
+            (made.or_else(newest), changed)
         })
     });
     let newest = newest.await.map_err(|error| PublishError::Seal(error.to_string()))??;
     if let Some(prekey) = newest
         && let Err(error) = connection.request([Request::PutPrekey(topic, prekey)]).await
     {
-        if force {
+        if give == Give::New {
             return Err(PublishError::Broker(error.to_string()));
         }
         tracing::debug!("the broker did not take a prekey: {error}");

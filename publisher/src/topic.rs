@@ -16,7 +16,7 @@ use crate::driver::{Command, Driver, TopicStatus};
 use crate::error::PublishError;
 use crate::marks::Marks;
 use crate::outbox::{Effect, Input, Outbox, Receipt};
-use crate::session::{self, SessionError};
+use crate::session::{self, Give, SessionError};
 
 /// What an application may have waiting for acknowledgement, KiB: bounds memory, and slows the application down to what
 /// the broker and its disk can take.
@@ -84,7 +84,8 @@ impl Publisher {
         let ((session, connected), ()) = tokio::try_join!(opening, taking)?;
         take(&mut outbox, connected, &saved).await?;
         let policy = outbox.roster().chain().policy().clone();
-        session::publish_prekey(&connection, link.topic, &self.identity, &self.state, &policy, false).await?;
+        session::publish_prekey(&connection, link.topic, &self.identity, &self.state, &policy, Give::Newest)
+            .await?;
 
         let (commands, received) = mpsc::channel(1024);
         let failed = Arc::new(OnceLock::new());

@@ -27,6 +27,11 @@ pub(crate) fn say_confirmed(confirmation: &Confirmation) {
     for (publisher, time_ms) in &confirmation.ended {
         say!("{publisher} ended at {}", times::rfc3339(*time_ms));
     }
+    // A broker that leaves a publisher out can be told from one that never published only by who knows better.
+    if !confirmation.unseen.is_empty() {
+        let publishers = names(&confirmation.unseen);
+        say!("never seen to publish, as far as the broker shows: {publishers}");
+    }
 }
 
 /// For changes that somebody counts on: not having heard from a publisher is a failure.

@@ -12,6 +12,8 @@ use super::{
 use crate::error::PublishError;
 use crate::marks::Position;
 
+/// How long a record may go without an answer, milliseconds: many slow fsyncs, and not so long that nobody waits for it.
+pub(super) const ANSWER_MS: u64 = 30_000;
 /// A record on its way: kept as bytes, to be sent again verbatim.
 pub(super) struct Flight {
     pub(super) epoch: Epoch,
@@ -21,6 +23,8 @@ pub(super) struct Flight {
     pub(super) hash: Hash,
     /// Whether it was written on this connection.
     pub(super) sent: bool,
+    /// When that was, milliseconds since 1970.
+    pub(super) sent_ms: u64,
     /// The broker's answer, while one before it has none yet.
     pub(super) acked: Option<Ack>,
 }
@@ -101,6 +105,7 @@ impl Outbox {
             frame: frame.clone(),
             hash: current.last_hash(),
             sent: true,
+            sent_ms: now_ms,
             acked: None,
         });
         Ok(frame)
@@ -266,6 +271,20 @@ impl Outbox {
             }
         }
         self.requeue_refused();
+    }
+
+    /// When the oldest record that was sent has waited too long for its answer.
+    pub(super) fn answer_due(&self) -> Option<u64> {
+        let oldest = self.flight.front().filter(|flight| flight.sent && flight.acked.is_none())?;
+        self.connected.then(|| oldest.sent_ms.saturating_add(ANSWER_MS))
+    }
+
+    /// A broker that takes records and says nothing about them is left, for another connection or another host.
+    pub(super) fn reconnect_if_unanswered(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
+        if self.answer_due().is_some_and(|due| due <= now_ms) {
+            self.lost();
+            effects.push(Effect::Reconnect { after_ms: RETRY_MS });
+        }
     }
 
     /// The connection is gone: everything in flight has to be sent again.

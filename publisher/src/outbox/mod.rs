@@ -31,7 +31,7 @@ use sealcast_proto::frame::{Ack, Context, Level, Refusal, Request};
 use sealcast_proto::object::{Genesis, Mode, Prekey, RosterEntry, RosterHead};
 use sealcast_proto::roster::{Role, Roster, RosterError};
 use sealcast_proto::{
-    Epoch, Hash, Identity, MemberIndex, Offset, PublicKey, RosterSeq, Seq, Signed, TopicId, limits,
+    BatchNo, Epoch, Hash, Identity, MemberIndex, Offset, PublicKey, RosterSeq, Seq, Signed, TopicId, limits,
 };
 
 use crate::directory::PrekeyDirectory;
@@ -302,7 +302,10 @@ impl Outbox {
             }
             Input::TableRefused(refusal) => self.table_refused(refusal, effects),
             Input::Writable => self.writable(now_ms, effects),
-            Input::Tick => Ok(()),
+            Input::Tick => {
+                self.reconnect_if_unanswered(now_ms, effects);
+                Ok(())
+            }
         };
         if let Err(error) = result.and_then(|()| self.rotate_if_wanted(now_ms, effects)) {
             self.finished = true;
@@ -328,6 +331,7 @@ impl Outbox {
         let times = [
             self.advance_at,
             self.fence_patience_ends(),
+            self.answer_due(),
             self.marks_dirty.then(|| self.saved_ms.saturating_add(SAVE_EVERY_MS)),
             current.then(|| self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms)),
             current.then(|| self.spoke_ms.saturating_add(policy.beacon_ms.into())),
@@ -350,6 +354,7 @@ impl Outbox {
         }
         if let Some(flight) = self.next_unsent().and_then(|at| self.flight.get_mut(at)) {
             flight.sent = true;
+            flight.sent_ms = now_ms;
             effects.push(Effect::Write(flight.frame.clone()));
             self.spoke_ms = now_ms;
         } else if self.may_seal(now_ms) {
@@ -374,7 +379,16 @@ impl Outbox {
     fn beacon(&self, now_ms: u64) -> Option<Bytes> {
         let current = self.current.as_ref()?;
         let chain = self.roster.chain();
-        let beacon = current.beacon(chain.seq(), chain.hash(), now_ms);
+        // Under an epoch that is over, only what was settled counts: batches that the fence refused come again under the
+        // next one, and members that waited for them here would report a gap.
+        let settled = self.accepted.filter(|position| self.dead && position.epoch == current.epoch());
+        let beacon = match settled {
+            Some(at) => {
+                let next = BatchNo(at.batches);
+                current.beacon_at(next, at.last_hash, chain.seq(), chain.hash(), now_ms)
+            }
+            None => current.beacon(chain.seq(), chain.hash(), now_ms),
+        };
         Some(Request::Beacon(beacon).encode())
     }
 

@@ -320,6 +320,7 @@ impl Outbox {
             frame: Request::Record(Record::Header(header).encode()).encode(),
             hash,
             sent: false,
+            sent_ms: 0,
             acked: None,
         });
         self.next = Next::HeaderSent { build, sender: Box::new(sender), table, table_stored: true };

@@ -42,6 +42,8 @@ mod keys_degenerate;
 mod theft;
 // Every bit of what travels.
 mod integrity;
+// Used keys in the memory of the process.
+mod memory;
 
 /// Nothing here takes nearly as long; a test that hangs is to end.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -1,11 +1,13 @@
 //! Publishers that show different things to different members, that use a number twice, or that were set back.
 
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
 use rand::{SeedableRng as _, TryCryptoRng, TryRng};
 use sealcast::{Event, PublishError, Role, StartAt};
 use sealcast_envelope::{EpochSender, Message, fresh};
+use sealcast_proto::frame::{Context, Reply};
 use sealcast_proto::object::{Batch, EpochHeader};
 use sealcast_proto::record::{BatchRecord, Record, Sealed, batch_aad};
 use sealcast_proto::{BatchNo, Seq, Signed};
@@ -14,6 +16,7 @@ use super::pen::{Pen, record, resign};
 use super::real::Real;
 use super::world::{OWNER, Stored, World, identity, key};
 use super::{Stage, next, until};
+use crate::hostile::Answer;
 
 fn world() -> (World, Pen) {
     let mut world = World::new(&[2, 3]);
@@ -123,6 +126,26 @@ async fn two_batches_with_one_number_are_proven() {
     assert_ne!(read(one).1, read(other).1);
 }
 
+/// The same to two members, one batch each: neither can know alone, but their heads differ where they must be the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_members_that_compare_their_heads_find_a_split() {
+    let (mut world, mut pen) = world();
+    let [(header, table, mut one), (_, _, mut two)] = twice(&world, &mut pen, [0, 0]);
+    world.log.push(Stored::Epoch { header, table: table.into() });
+    let mut heads = Vec::new();
+    for (n, sender, text) in [(2, &mut one, "for some"), (3, &mut two, "for others")] {
+        let message = Message::from(text).encode().unwrap();
+        let batch = sender.seal(&[message], Seq(1), world.now, false).unwrap();
+        let mut shown = world.clone();
+        shown.log.push(Stored::Batch { publisher: pen.public(), batch });
+        let mut reader = Stage::new(shown).reader(n).await;
+        assert_eq!(until(&mut reader, text).await, ["a"]);
+        heads.push(reader.head().await.remove(0));
+    }
+    assert_eq!((heads[0].header_hash, heads[0].batches), (heads[1].header_hash, heads[1].batches));
+    assert_ne!(heads[0].last_hash, heads[1].last_hash);
+}
+
 /// A publisher signs what does not open: plaintext, nothing, another length. Named, passed, and the next one is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publisher_signs_and_nobody_can_open_is_named() {
@@ -202,4 +225,63 @@ async fn two_copies_of_one_publisher_are_noticed() {
     said.retain(|line| line != "Truncated");
     assert_eq!(said, ["a", "b"]);
     assert_eq!(reader.head().await[0].publisher, key(OWNER));
+}
+
+/// After a restart the broker says that it holds nothing of this publisher, or an older epoch: named, and nothing is
+/// published on top of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_forgot_what_it_acknowledged_is_named() {
+    let real = Real::new(&[(2, Role::Reader)]).await;
+    let older: Arc<Mutex<Option<Context>>> = Arc::default();
+    for round in 0..2 {
+        let topic = real.publisher(OWNER, "owner").await.unwrap();
+        topic.publish("a").await.unwrap();
+        topic.close().await.unwrap();
+        if round == 0 {
+            let note = older.clone();
+            real.hostile.turn(move |_, _| {
+                let note = note.clone();
+                Answer::Relay(Box::new(move |reply| {
+                    if let Reply::Context(context) = &reply {
+                        note.lock().unwrap().get_or_insert(context.clone());
+                    }
+                    vec![reply]
+                }))
+            });
+        }
+    }
+    let older = older.lock().unwrap().clone().unwrap();
+    for shown in [None, Some(older)] {
+        real.hostile.turn(move |_, _| {
+            let shown = shown.clone();
+            Answer::Relay(Box::new(move |reply| match reply {
+                Reply::Context(_) => shown.clone().map(Reply::Context).into_iter().collect(),
+                other => vec![other],
+            }))
+        });
+        let error = real.publisher(OWNER, "owner").await.unwrap_err();
+        assert!(matches!(error, PublishError::Rollback(_)), "{error:?}");
+    }
+    real.hostile.turn(|_, _| Answer::honest());
+    real.publisher(OWNER, "owner").await.unwrap().publish("end").await.unwrap();
+}
+
+/// A broker acknowledges what it was not sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_for_nothing_is_named() {
+    let real = Real::new(&[(2, Role::Reader)]).await;
+    real.hostile.turn(|_, _| {
+        Answer::Relay(Box::new(|reply| match reply {
+            Reply::Ack(mut ack) => {
+                if let Some(batch_no) = &mut ack.batch_no {
+                    batch_no.0 += 1;
+                }
+                vec![Reply::Ack(ack)]
+            }
+            other => vec![other],
+        }))
+    });
+    let topic = real.publisher(OWNER, "owner").await.unwrap();
+    let error = topic.publish("a").await.unwrap_err();
+    assert!(matches!(error, PublishError::Broker(_)), "{error:?}");
 }

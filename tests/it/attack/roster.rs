@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use sealcast::{Event, StartAt, State};
+use sealcast_proto::Offset;
 use sealcast_proto::Signed;
-use sealcast_proto::frame::{Reply, RosterDelivery};
+use sealcast_proto::frame::{HoleReason, Reply, RosterDelivery};
 use sealcast_proto::hash::{HashLabel, hash};
 use sealcast_proto::object::RosterEntry;
 use sealcast_proto::record::Record;
@@ -256,4 +257,26 @@ async fn a_publisher_on_another_branch_is_a_fork() {
     assert!(resign(header, &pen.identity, |_| {}).hash() == header.hash());
     let mut reader = Stage::new(world).reader(2).await;
     assert_eq!(until(&mut reader, "").await, ["a", "Fork"]);
+}
+
+/// A removal is hidden in a hole that the broker blames on retention: no entry is skipped, and the broker is given up
+/// before anything after it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_hidden_in_a_hole_is_not_passed_over() {
+    let (mut world, mut pen) = world();
+    let removal = world.log.len() as u64;
+    world.remove(3);
+    world.add(7, Role::Reader);
+    pen.begin(&mut world);
+    pen.publish(&mut world, &["end"]);
+    let stage = Stage::twisted(world, move |_, _, replies| {
+        let hole = Reply::Hole(Offset(removal), Offset(removal + 1), HoleReason::Retention);
+        let hidden = |reply: Reply| match &reply {
+            Reply::Roster(delivery) if delivery.offset.0 == removal => hole.clone(),
+            _ => reply,
+        };
+        replies.into_iter().map(hidden).collect()
+    });
+    let mut reader = stage.reader(2).await;
+    assert_eq!(until(&mut reader, "end").await, ["a", "Broker"]);
 }

@@ -253,3 +253,19 @@ async fn a_forged_beacon_starts_no_alarm_and_hides_none() {
     stage.hostile.push([Reply::Beacon(publisher, forged), Reply::Beacon(publisher, old)]);
     assert_eq!(until(&mut reader, "Stalled").await, [""; 0]);
 }
+
+/// After a restart the broker's log ends before what was read: named, with what was read kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_short_is_named_after_a_restart() {
+    let (world, _) = world(&["a", "b", "c"]);
+    let mut cut = world.clone();
+    cut.log.truncate(FIRST + 1);
+    let stage = Stage::new(world);
+    let state = State::memory();
+    let mut reader = stage.subscribe(2, state.clone(), StartAt::Earliest).await;
+    assert_eq!(until(&mut reader, "c").await, ["a", "b"]);
+    reader.close().await.unwrap();
+    *stage.world() = cut;
+    let mut reader = stage.subscribe(2, state, StartAt::Resume).await;
+    assert_eq!(until(&mut reader, "").await, ["Rollback"]);
+}

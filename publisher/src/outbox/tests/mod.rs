@@ -734,3 +734,41 @@ fn a_member_with_an_unusable_prekey_gets_no_slot_and_makes_nobody_rotate_for_eve
     assert_eq!(world.headers().len(), 1);
     assert_eq!(world.reader(11), texts(0..1));
 }
+
+#[test]
+fn a_beacon_speaks_of_no_batch_that_the_fence_refused() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.settle();
+    world.remove(11);
+    for n in 1..4 {
+        world.send(n);
+        world.write();
+    }
+    world.answer();
+    assert_eq!(world.batches().len(), 1);
+    // The removal is not verified yet, so no epoch can begin; the publisher is silent but for its beacons.
+    world.advance_clock(1000);
+    world.write_one();
+    let beacon = world.last_beacon();
+    assert_eq!(beacon.next_batch_no.0, 1, "one was stored; the refused ones come again under another epoch");
+    world.settle();
+    world.assert_dense();
+}
+
+#[test]
+fn a_broker_that_answers_nothing_is_left_for_another_connection() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    world.send(1);
+    world.write();
+    world.answers.clear();
+    world.advance_clock(super::flight::ANSWER_MS - 1);
+    assert_eq!(world.reconnects, 0);
+    world.advance_clock(1);
+    assert_eq!(world.reconnects, 1);
+    world.settle();
+    assert_eq!(world.receipts.len(), 2);
+    world.assert_dense();
+}

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use sealcast_envelope::{EpochReceiver, Message, WrapSecret, fresh};
 use sealcast_proto::accept::{Acceptor, BatchClaim, Verdict};
 use sealcast_proto::frame::{Ack, Context, EpochDelivery, FRAME_HEADER, FrameKind, Level, Refusal, Request};
-use sealcast_proto::object::{EpochHeader, Genesis, Mode, SUITE};
+use sealcast_proto::object::{Beacon, EpochHeader, Genesis, Mode, SUITE};
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::{BatchRecord, Record};
 use sealcast_proto::roster::{EntryBundle, Op, Role, RosterError};
@@ -264,6 +264,18 @@ impl World {
             Err(refusal) => Err(refusal),
         };
         self.answers.push(answer);
+    }
+
+    /// The newest beacon among the frames written.
+    pub(super) fn last_beacon(&self) -> Beacon {
+        let beacons = self.frames.iter().filter_map(|frame| {
+            let (kind, _) = FrameKind::parse(*frame.first_chunk::<FRAME_HEADER>()?).ok()?;
+            match Request::decode(kind, frame.slice(FRAME_HEADER..)).ok()? {
+                Request::Beacon(beacon) => beacon.peek().ok(),
+                _ => None,
+            }
+        });
+        beacons.last().expect("a beacon was written")
     }
 
     /// The stream takes frames until there is none.

@@ -64,7 +64,7 @@ fn found(key: &Masked) -> usize {
     count
 }
 
-/// The key of the batch that is due. Where it stands in a snapshot is found out by what changes when a batch is opened.
+/// The key of the batch that is due: where a snapshot has it.
 fn batch_key(receiver: &EpochReceiver) -> Masked {
     let snapshot = receiver.snapshot();
     Masked(std::array::from_fn(|at| snapshot[57 + at] ^ MASK))

@@ -265,23 +265,3 @@ async fn a_broker_that_forgot_what_it_acknowledged_is_named() {
     real.hostile.turn(|_, _| Answer::honest());
     real.publisher(OWNER, "owner").await.unwrap().publish("end").await.unwrap();
 }
-
-/// A broker acknowledges what it was not sent.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledgement_for_nothing_is_named() {
-    let real = Real::new(&[(2, Role::Reader)]).await;
-    real.hostile.turn(|_, _| {
-        Answer::Relay(Box::new(|reply| match reply {
-            Reply::Ack(mut ack) => {
-                if let Some(batch_no) = &mut ack.batch_no {
-                    batch_no.0 += 1;
-                }
-                vec![Reply::Ack(ack)]
-            }
-            other => vec![other],
-        }))
-    });
-    let topic = real.publisher(OWNER, "owner").await.unwrap();
-    let error = topic.publish("a").await.unwrap_err();
-    assert!(matches!(error, PublishError::Broker(_)), "{error:?}");
-}

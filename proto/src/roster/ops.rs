@@ -1,0 +1,107 @@
+//! What a roster entry does: its operations, as they travel and are hashed.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Role, RosterError};
+use crate::hash::{HashLabel, hash};
+use crate::identity::PublicKey;
+use crate::ids::MemberIndex;
+use crate::object::RosterEntry;
+use crate::policy::Policy;
+use crate::{limits, wire};
+
+/// One change to a roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// A new member; it gets the next index.
+    Add {
+        /// Who.
+        identity: PublicKey,
+        /// As what.
+        role: Role,
+    },
+    /// A member goes.
+    Remove {
+        /// Its index.
+        member: MemberIndex,
+        /// Its identity, so that the removed one recognises itself.
+        identity: PublicKey,
+    },
+    /// A member's role changes.
+    SetRole {
+        /// Its index.
+        member: MemberIndex,
+        /// Its identity.
+        identity: PublicKey,
+        /// Its new role.
+        role: Role,
+    },
+    /// The policy changes.
+    SetPolicy(Policy),
+    /// Every publisher starts a fresh epoch.
+    Rotate,
+}
+
+/// Encodes operations, as they travel and are hashed.
+pub fn encode_ops(ops: &[Op]) -> Bytes {
+    use wire::op::{Add, Op as W, Remove, Rotate, SetPolicy, SetRole};
+    let copy = |key: &PublicKey| Bytes::copy_from_slice(key.as_bytes());
+    let ops = ops.iter().map(|op| {
+        let op = match op {
+            Op::Add { identity, role } => W::Add(Add { identity: copy(identity), role: role.to_u8().into() }),
+            Op::Remove { member, identity } => {
+                W::Remove(Remove { member: member.0, identity: copy(identity) })
+            }
+            Op::SetRole { member, identity, role } => {
+                W::SetRole(SetRole { member: member.0, identity: copy(identity), role: role.to_u8().into() })
+            }
+            Op::SetPolicy(policy) => W::SetPolicy(SetPolicy { policy: policy.encode() }),
+            Op::Rotate => W::Rotate(Rotate {}),
+        };
+        wire::Op { op: Some(op) }
+    });
+    wire::Ops { ops: ops.collect() }.encode_to_vec().into()
+}
+
+/// Reads operations.
+pub fn decode_ops(bytes: &[u8]) -> Result<Vec<Op>, RosterError> {
+    use wire::op::Op as W;
+    const BAD: RosterError = RosterError::Malformed("operations");
+    if bytes.len() > limits::MAX_OPS_BYTES {
+        return Err(RosterError::TooMany("operations"));
+    }
+    let raw = wire::Ops::decode(bytes).map_err(|_| BAD)?;
+    if raw.ops.len() > limits::MAX_OPS {
+        return Err(RosterError::TooMany("operations"));
+    }
+    let key =
+        |bytes: &[u8]| PublicKey::from_bytes(bytes).map_err(|_| RosterError::Malformed("a member's key"));
+    let role = |role| Role::from_u32(role).ok_or(RosterError::Malformed("a role"));
+    raw.ops
+        .into_iter()
+        .map(|op| {
+            Ok(match op.op.ok_or(BAD)? {
+                W::Add(add) => Op::Add { identity: key(&add.identity)?, role: role(add.role)? },
+                W::Remove(raw) => {
+                    Op::Remove { member: MemberIndex(raw.member), identity: key(&raw.identity)? }
+                }
+                W::SetRole(raw) => Op::SetRole {
+                    member: MemberIndex(raw.member),
+                    identity: key(&raw.identity)?,
+                    role: role(raw.role)?,
+                },
+                W::SetPolicy(raw) => Op::SetPolicy(Policy::decode(&raw.policy)?),
+                W::Rotate(_) => Op::Rotate,
+            })
+        })
+        .collect()
+}
+
+/// Whether encoded operations, which hash to what `entry` says, remove `identity`.
+pub fn removes(entry: &RosterEntry, ops: &[u8], identity: &PublicKey) -> Result<bool, RosterError> {
+    if hash(HashLabel::Ops, &[ops]) != entry.ops_hash {
+        return Err(RosterError::Derived("ops_hash"));
+    }
+    Ok(decode_ops(ops)?.iter().any(|op| matches!(op, Op::Remove { identity: gone, .. } if gone == identity)))
+}

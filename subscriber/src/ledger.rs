@@ -148,12 +148,14 @@ impl Ledger {
 
     /// Whether [`Ledger::cursor`] changed since this was last asked.
     pub(crate) fn take_dirty(&mut self) -> bool {
-        std::mem::take(&mut self.dirty)
+        self.is_dirty() && std::mem::take(&mut self.dirty)
     }
 
     /// Whether it did; does not reset that.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
+        // Without a position there is nothing to resume at: a start that came to nothing (a broker that was rolled back,
+        // say) must not replace the position that an earlier run saved.
+        self.dirty && self.cursor.next_offset.is_some()
     }
 
     /// The next save must not be skipped: the last one failed or was for nothing.
@@ -344,6 +346,16 @@ mod tests {
         assert_eq!(ledger.cursor().tag.as_deref(), Some(b"three".as_slice()));
         ledger.settle(4);
         assert_eq!(ledger.cursor().next_offset, Some(Offset(3)));
+    }
+
+    #[test]
+    fn nothing_is_saved_before_there_is_a_position() {
+        let mut ledger = ledger();
+        ledger.acknowledged(7, 1);
+        assert!(!ledger.is_dirty() && !ledger.take_dirty());
+        push(&mut ledger, record(1, 0, 0));
+        assert!(ledger.take_dirty());
+        assert!(!ledger.take_dirty());
     }
 
     #[test]

@@ -70,12 +70,12 @@ async fn a_removed_member_together_with_the_broker_reads_no_further() {
         .collect();
     assert_eq!(slots.len(), 3 + 2 + 1 + 1);
     for slot in slots {
-        let given = slot.clone();
+        let given = slot;
         let stage = Stage::twisted(world.clone(), move |_, _, mut replies| {
             for reply in &mut replies {
                 match reply {
                     Reply::Roster(delivery) => delivery.ops = None,
-                    Reply::Epoch(delivery) if delivery.slot.is_none() => delivery.slot = given.clone(),
+                    Reply::Epoch(delivery) if delivery.slot.is_none() => delivery.slot = given,
                     _ => {}
                 }
             }
@@ -135,7 +135,7 @@ async fn a_newcomer_reads_nothing_of_recorded_traffic() {
                 if let Reply::Epoch(delivery) = reply
                     && delivery.slot.is_none()
                 {
-                    delivery.slot = slot.clone();
+                    delivery.slot = slot;
                 }
             }
             replies
@@ -177,7 +177,7 @@ async fn a_member_that_rejoined_reads_nothing_of_the_time_between() {
                 if let Reply::Epoch(delivery) = reply
                     && delivery.header.hash() == between
                 {
-                    delivery.slot = Some(slot.clone());
+                    delivery.slot = Some(slot);
                 }
             }
             replies

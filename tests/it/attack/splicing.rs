@@ -131,7 +131,7 @@ fn a_slot_opens_for_its_member_alone() {
         for (other, _) in [OWNER, 2, 3, 4].into_iter().enumerate() {
             let slot = find_slot(table, MemberIndex(other as u32)).unwrap();
             for claimed in 0..4 {
-                let slot = Slot { member: MemberIndex(claimed), ..slot.clone() };
+                let slot = Slot { member: MemberIndex(claimed), ..slot };
                 let opened = EpochReceiver::open_slot(&parsed, &hash, &slot, &me, &secret);
                 assert_eq!(opened.is_ok(), other == index && claimed as usize == index);
             }

@@ -5,7 +5,7 @@
 //!                                    └──► Refuse          at once
 //! Committed{upto} ──► Readable…, Ack…, Visible            in the order of the log
 //! ```
-//! *Never acknowledged and never delivered before it is safe* is the queue [`TopicMachine::pending`]: whatever was
+//! *Never acknowledged and never delivered before it is safe* is the queue `TopicMachine::pending`: whatever was
 //! appended waits there, and everything behind it, until the commit thread says that it is stored. In a `memory` topic
 //! batches need not wait for the disk, only for the durable records before them.
 

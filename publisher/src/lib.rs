@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A message is encrypted once; its epoch's key is wrapped to every member. When the roster changes the key rotates:
-//! [`Outbox`](outbox) decides when, the driver does it. [`TopicAdmin`] signs the roster's entries and waits until every
+//! the outbox decides when, the driver does it. [`TopicAdmin`] signs the roster's entries and waits until every
 //! live publisher has taken notice.
 
 mod admin;

@@ -193,6 +193,7 @@ impl Driver {
         closing: &mut Option<oneshot::Sender<Result<(), PublishError>>>,
     ) -> Outcome {
         let mut next_token = 0;
+        let mut shown = None;
         let mut streams = Some(Streams::new(connection, session));
         let mut todo = VecDeque::new();
         let mut prekey_checked = now_ms();
@@ -202,7 +203,11 @@ impl Driver {
             while let Some(input) = todo.pop_front() {
                 self.outbox.handle(input, now_ms(), &mut effects);
             }
-            self.publish_status();
+            // Once a change, not once a message: the unreachable may be many.
+            if shown != Some(self.outbox.standing()) {
+                shown = Some(self.outbox.standing());
+                self.publish_status();
+            }
             for effect in effects {
                 match effect {
                     Effect::Write(frame) => writes.push(frame),
@@ -397,11 +402,7 @@ impl Driver {
     fn publish_status(&self) {
         let members = self.outbox.roster().members().len();
         let unreachable = self.outbox.unreachable();
-        self.status.send_if_modified(|status| {
-            let changed = status.members != members || status.unreachable != unreachable;
-            *status = TopicStatus { members, unreachable };
-            changed
-        });
+        self.status.send_replace(TopicStatus { members, unreachable });
     }
 
     fn check_prekey(&self, connection: Connection) {

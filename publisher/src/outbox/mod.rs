@@ -255,6 +255,12 @@ impl Outbox {
             .collect()
     }
 
+    /// Changes whenever members or [`Outbox::unreachable`] may have.
+    pub(crate) fn standing(&self) -> (RosterSeq, Epoch) {
+        let epoch = self.current.as_ref().map_or(Epoch(0), EpochSender::epoch);
+        (self.roster.chain().seq(), epoch)
+    }
+
     /// Takes one input, gives effects.
     pub(crate) fn handle(&mut self, input: Input, now_ms: u64, effects: &mut Vec<Effect>) {
         if self.finished {

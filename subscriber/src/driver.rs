@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sealcast_envelope::PrekeyRing;
 use sealcast_link::{Link, LinkError, RequestError};
 use sealcast_proto::frame::{EpochDelivery, Reply};
@@ -37,12 +36,10 @@ const MAX_FETCH_FAILURES: u32 = 3;
 
 /// What the application asks of the driver.
 pub(crate) enum Command {
-    /// A note for everything up to the first `taken` items.
-    Tag { tag: Bytes, taken: u64 },
-    /// Save as of the first `taken` items.
-    Commit { taken: u64, reply: oneshot::Sender<Saved> },
+    /// Save as of what was taken.
+    Commit { reply: oneshot::Sender<Saved> },
     /// The same, and end.
-    Close { taken: u64, reply: oneshot::Sender<Saved> },
+    Close { reply: oneshot::Sender<Saved> },
     /// How things stand.
     Status { reply: oneshot::Sender<(Vec<PublisherHead>, Counters)> },
 }
@@ -178,17 +175,25 @@ impl Driver {
     fn watch(&mut self, tasks: &mut Tasks) {
         let next = match (tasks.save_at, tasks.paused) {
             // The next item taken is to be saved soon.
-            (None, _) => self.taken.get().saturating_add(1),
+            (None, _) => self.taken.count().saturating_add(1),
             // It will be; but there may be room.
             (Some(_), true) => self.inbox.ledger().halfway(),
             (Some(_), false) => u64::MAX,
         };
         self.taken.wake_when(next);
-        let taken = self.taken.get();
-        self.inbox.ledger().settle(taken);
+        self.take();
         if tasks.save_at.is_none() && self.inbox.ledger().is_dirty() {
             tasks.save_at = Some(Instant::now() + SAVE_EVERY);
         }
+    }
+
+    /// Tells the ledger what was taken.
+    fn take(&mut self) {
+        let (taken, tag) = self.taken.read();
+        if let Some((tag, covered)) = tag {
+            self.inbox.ledger().tag(tag, covered);
+        }
+        self.inbox.ledger().settle(taken);
     }
 
     async fn wait(&mut self, tasks: &mut Tasks, tick_at: Instant, prekeys_at: Option<Instant>) -> Woken {
@@ -335,18 +340,12 @@ impl Driver {
     /// Returns whether that was the last one.
     fn on_command(&mut self, command: Command, tasks: &mut Tasks) -> bool {
         match command {
-            Command::Tag { tag, taken } => {
-                self.inbox.ledger().tag(tag, taken);
-                false
-            }
-            Command::Commit { taken, reply } => {
-                self.inbox.ledger().settle(taken);
+            Command::Commit { reply } => {
                 tasks.waiting.push(reply);
                 tasks.save_at = Some(Instant::now());
                 false
             }
-            Command::Close { taken, reply } => {
-                self.inbox.ledger().settle(taken);
+            Command::Close { reply } => {
                 tasks.waiting.push(reply);
                 true
             }

@@ -80,7 +80,7 @@ impl Subscription {
     /// [`SubscribeError::State`]: it was not saved; what was saved before is intact.
     pub async fn commit(&mut self) -> Result<(), SubscribeError> {
         self.taken.set(self.returned);
-        self.ask(|reply| Command::Commit { taken: self.returned, reply }).await.map(|_| ())
+        self.ask(|reply| Command::Commit { reply }).await.map(|_| ())
     }
 
     /// The same, and ends the subscription. Returns the position saved: where the next one resumes.
@@ -89,7 +89,7 @@ impl Subscription {
     /// As [`Subscription::commit`]; it is ended all the same.
     pub async fn close(self) -> Result<Offset, SubscribeError> {
         self.taken.set(self.returned);
-        self.ask(|reply| Command::Close { taken: self.returned, reply }).await
+        self.ask(|reply| Command::Close { reply }).await
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Saved>) -> Command) -> Saved {
@@ -112,8 +112,8 @@ impl Subscription {
             return Err(SubscribeError::Tag(tag.len()));
         }
         self.tag = Some(tag.clone());
-        let command = Command::Tag { tag, taken: self.returned };
-        self.commands.send(command).map_err(|_| SubscribeError::Closed)
+        self.taken.set_tag(tag, self.returned);
+        Ok(())
     }
 
     /// The tag set last; at first, the one saved with the position at which this subscription resumed.

@@ -11,8 +11,7 @@ use crate::error::SubscribeError;
 impl Driver {
     pub(super) fn start_save(&mut self, tasks: &mut Tasks) {
         tasks.save_at = None;
-        let taken = self.taken.get();
-        self.inbox.ledger().settle(taken);
+        self.take();
         tasks.saving.append(&mut tasks.waiting);
         tasks.position = self.inbox.ledger().cursor().next_offset.unwrap_or_default();
         if !self.inbox.ledger().take_dirty() {

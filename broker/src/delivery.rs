@@ -15,7 +15,7 @@ use crate::topic::{HeaderItem, Readable, Standing, What};
 
 /// Who reads, as far as it decides what is read.
 #[derive(Debug, Clone)]
-pub(crate) struct Viewer {
+pub struct Viewer {
     indexes: Vec<MemberIndex>,
     officer: bool,
     /// The entry that removes it: the last thing it gets.
@@ -25,7 +25,7 @@ pub(crate) struct Viewer {
 
 /// Where a delivery came to a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub enum Stop {
     /// There was no more.
     Through,
     /// An entry changes what the viewer may see: ask again what it is, then go on.
@@ -35,7 +35,7 @@ pub(crate) enum Stop {
 }
 
 impl Viewer {
-    pub(crate) fn new(standing: Standing) -> Self {
+    pub fn new(standing: Standing) -> Self {
         Self {
             officer: standing.role.is_some_and(|role| role > Role::Reader),
             indexes: standing.indexes,
@@ -44,17 +44,17 @@ impl Viewer {
         }
     }
 
-    pub(crate) fn indexes(&self) -> &[MemberIndex] {
+    pub fn indexes(&self) -> &[MemberIndex] {
         &self.indexes
     }
 
     /// Whether it gets the operations of entry `seq`.
-    pub(crate) fn gets_ops(&self, seq: RosterSeq) -> bool {
+    pub fn gets_ops(&self, seq: RosterSeq) -> bool {
         self.officer || self.last == Some(seq)
     }
 
     /// Whether nothing after entry `seq` is for it.
-    pub(crate) fn ends_with(&self, seq: RosterSeq) -> bool {
+    pub fn ends_with(&self, seq: RosterSeq) -> bool {
         self.last == Some(seq)
     }
 }
@@ -100,7 +100,7 @@ pub(crate) fn needs_log(items: &[Item]) -> bool {
 
 /// What a reader behind the ring gets next: from the log, up to `end`. If retention has overtaken it, or the disk lost
 /// something: the hole, the roster entries that stood in it, and where every publisher stands after it.
-pub(crate) fn deliver_from_log(
+pub fn deliver_from_log(
     log: &dyn Log,
     topic: TopicId,
     end: Offset,

@@ -23,10 +23,10 @@ use crate::topic::{HeaderItem, RosterItem, SessionId, Standing};
 
 /// What a topic is from its first moment on.
 #[derive(Debug, Clone)]
-pub(crate) struct Origin {
-    pub(crate) id: TopicId,
-    pub(crate) genesis: Genesis,
-    pub(crate) signed: Signed<Genesis>,
+pub struct Origin {
+    pub id: TopicId,
+    pub genesis: Genesis,
+    pub signed: Signed<Genesis>,
 }
 
 /// What sessions ask of a topic's actor.

@@ -24,17 +24,27 @@ pub mod cli;
 mod clock;
 mod config;
 mod damage;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod delivery;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod handle;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod key;
 pub mod limits;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod load;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod lookup;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outgoing;
 mod reads;
 mod registry;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod retention;
 mod ring;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod roster_index;
 mod session;
 mod shared;

@@ -15,11 +15,11 @@ use crate::store::{Log, LogError};
 use crate::topic::{RosterItem, TopicMachine};
 
 /// What a topic's actor starts with.
-pub(crate) struct Loaded {
-    pub(crate) machine: TopicMachine,
-    pub(crate) index: RosterIndex,
+pub struct Loaded {
+    pub machine: TopicMachine,
+    pub index: RosterIndex,
     /// The roster head put last.
-    pub(crate) head: Option<Signed<RosterHead>>,
+    pub head: Option<Signed<RosterHead>>,
 }
 
 /// A log that cannot be taken up.
@@ -40,12 +40,7 @@ pub enum LoadError {
 
 /// Reads a topic's roster and its publishers' newest epochs. Nothing appended later than this call is seen. Offsets below
 /// `past` were given out before.
-pub(crate) fn load(
-    log: &dyn Log,
-    topic: TopicId,
-    genesis: &Genesis,
-    past: Offset,
-) -> Result<Loaded, LoadError> {
+pub fn load(log: &dyn Log, topic: TopicId, genesis: &Genesis, past: Offset) -> Result<Loaded, LoadError> {
     let damaged = |why: String| LoadError::Damaged { topic: topic.short(), why };
     let mut acceptor = Acceptor::new(topic, genesis);
     let mut index = RosterIndex::default();
@@ -130,7 +125,7 @@ pub(crate) fn header(record: Bytes) -> Result<Signed<EpochHeader>, ObjectError> 
 }
 
 /// A signed object as the store keeps it: `signature 64 ‖ body`.
-pub(crate) fn keep<T: Object>(signed: &Signed<T>) -> Bytes {
+pub fn keep<T: Object>(signed: &Signed<T>) -> Bytes {
     let mut out = BytesMut::with_capacity(64 + signed.body().len());
     out.put_slice(signed.signature());
     out.put_slice(signed.body());
@@ -138,7 +133,7 @@ pub(crate) fn keep<T: Object>(signed: &Signed<T>) -> Bytes {
 }
 
 /// Reads [`keep`]'s bytes.
-pub(crate) fn kept<T: Object>(bytes: &Bytes) -> Result<Signed<T>, LogError> {
+pub fn kept<T: Object>(bytes: &Bytes) -> Result<Signed<T>, LogError> {
     let damaged = || LogError::Corrupt(format!("{} is not one", T::KIND));
     let signature = bytes.get(..64).ok_or_else(damaged)?;
     Signed::from_parts(bytes.slice(64..), signature).map_err(|_| damaged())

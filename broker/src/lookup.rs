@@ -20,18 +20,14 @@ use crate::topic::RosterItem;
 const STEP: usize = 16;
 
 /// What a record that came again must be.
-pub(crate) struct Wanted {
-    pub(crate) publisher: PublicKey,
-    pub(crate) number: (Epoch, Option<BatchNo>),
-    pub(crate) fingerprint: Hash,
+pub struct Wanted {
+    pub publisher: PublicKey,
+    pub number: (Epoch, Option<BatchNo>),
+    pub fingerprint: Hash,
 }
 
 /// Where the log holds the very bytes that came again; or why not.
-pub(crate) fn compare(
-    log: &dyn Log,
-    topic: TopicId,
-    wanted: &Wanted,
-) -> Result<Result<Offset, Refusal>, LogError> {
+pub fn compare(log: &dyn Log, topic: TopicId, wanted: &Wanted) -> Result<Result<Offset, Refusal>, LogError> {
     let (epoch, batch_no) = wanted.number;
     let found = match batch_no {
         Some(batch_no) => log.batch(&topic, &wanted.publisher, epoch, batch_no)?.map(|batch| {
@@ -50,7 +46,7 @@ pub(crate) fn compare(
 
 /// One's own slot in a table: under whichever of one's indexes it is. Indexes are never used again, so that what is found
 /// is one's own.
-pub(crate) fn own_slot(
+pub fn own_slot(
     log: &dyn Log,
     table: Option<TableId>,
     indexes: &[MemberIndex],
@@ -73,7 +69,7 @@ fn delivery(log: &dyn Log, epoch: StoredEpoch, indexes: &[MemberIndex]) -> Resul
 }
 
 /// Every publisher's newest epoch before `at`, with the slot under `indexes`, and that epoch's last batch there.
-pub(crate) fn contexts(
+pub fn contexts(
     log: &dyn Log,
     topic: TopicId,
     at: Offset,
@@ -115,7 +111,7 @@ pub(crate) fn epoch_before(
 
 /// A publisher's epochs through `epoch` that stand before `head`, from the newest whose DH slot for `indexes` opens the
 /// rest; oldest first. If no slot does: the header of `epoch` alone.
-pub(crate) fn epochs(
+pub fn epochs(
     log: &dyn Log,
     topic: TopicId,
     publisher: &PublicKey,
@@ -163,7 +159,7 @@ pub(crate) fn roster_entry(
 }
 
 /// Roster entries `from ..= through`, some at a time.
-pub(crate) fn rosters(
+pub fn rosters(
     log: &dyn Log,
     topic: TopicId,
     from: RosterSeq,
@@ -185,7 +181,7 @@ pub(crate) fn rosters(
 }
 
 /// The first entry of an opening, with its whole roles list and policy if it needs them.
-pub(crate) fn first_entry(
+pub fn first_entry(
     log: &dyn Log,
     origin: &Origin,
     opening: Opening,

@@ -8,14 +8,14 @@ const COPY: usize = 8 << 10;
 
 /// Frames in order.
 #[derive(Default)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     pieces: Vec<Bytes>,
     open: BytesMut,
 }
 
 impl Outgoing {
     /// Adds whole frames.
-    pub(crate) fn push(&mut self, frames: Bytes) {
+    pub fn push(&mut self, frames: Bytes) {
         if frames.len() <= COPY {
             self.open.put_slice(&frames);
         } else {
@@ -24,16 +24,16 @@ impl Outgoing {
         }
     }
 
-    pub(crate) fn reply(&mut self, reply: &Reply) {
+    pub fn reply(&mut self, reply: &Reply) {
         self.push(reply.encode());
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.open.is_empty()
     }
 
     /// What to hand to QUIC in one call.
-    pub(crate) fn take(&mut self) -> Vec<Bytes> {
+    pub fn take(&mut self) -> Vec<Bytes> {
         self.close();
         std::mem::take(&mut self.pieces)
     }

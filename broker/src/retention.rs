@@ -24,15 +24,15 @@ const STEP: usize = 16;
 
 /// How much a topic keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keep {
+pub struct Keep {
     /// Milliseconds; 0: for ever.
-    pub(crate) ms: u64,
+    pub ms: u64,
     /// Bytes of records; 0: no bound.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 impl Keep {
-    pub(crate) fn of(policy: &Policy) -> Self {
+    pub fn of(policy: &Policy) -> Self {
         Self { ms: policy.retain_ms, bytes: policy.retain_bytes }
     }
 
@@ -104,13 +104,7 @@ async fn apply_to(
 }
 
 /// Trims one topic; nothing at or after `head`. Returns how many records went.
-pub(crate) fn apply(
-    log: &dyn Log,
-    topic: TopicId,
-    keep: Keep,
-    head: Offset,
-    now_ms: u64,
-) -> Result<u64, LogError> {
+pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u64) -> Result<u64, LogError> {
     let bounds = log.bounds(&topic)?;
     let mut before = bounds.first;
     if keep.ms > 0 {

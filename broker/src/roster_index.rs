@@ -7,7 +7,7 @@ use crate::topic::RosterItem;
 
 /// One entry per readable roster entry, from 1.
 #[derive(Debug, Default)]
-pub(crate) struct RosterIndex(Vec<Meta>);
+pub struct RosterIndex(Vec<Meta>);
 
 #[derive(Debug, Clone, Copy)]
 struct Meta {
@@ -19,42 +19,37 @@ struct Meta {
 
 /// The roster entries that stand at the beginning of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub struct Opening {
     /// From this one
-    pub(crate) from: RosterSeq,
+    pub from: RosterSeq,
     /// through this one; none if it is lower.
-    pub(crate) through: RosterSeq,
+    pub through: RosterSeq,
     /// If set, the first one comes with its whole roles list and policy, which stand in these entries (0: as in the genesis).
-    pub(crate) lists: Option<(RosterSeq, RosterSeq)>,
+    pub lists: Option<(RosterSeq, RosterSeq)>,
     /// Whether the first one is taken on the owner's head that names it: that head comes before it.
-    pub(crate) by_head: bool,
+    pub by_head: bool,
 }
 
 impl RosterIndex {
-    pub(crate) fn push(&mut self, item: &RosterItem, by_owner: bool) {
+    pub fn push(&mut self, item: &RosterItem, by_owner: bool) {
         let (roles, policy) = (item.roles.is_some(), item.policy.is_some());
         self.0.push(Meta { offset: item.offset, by_owner, roles, policy });
     }
 
     /// The newest readable entry; 0: none.
-    pub(crate) fn head(&self) -> RosterSeq {
+    pub fn head(&self) -> RosterSeq {
         seq(self.0.len())
     }
 
     /// The newest entry standing before `before`; 0: none.
-    pub(crate) fn before(&self, before: Offset) -> RosterSeq {
+    pub fn before(&self, before: Offset) -> RosterSeq {
         seq(self.0.partition_point(|meta| meta.offset < before))
     }
 
     /// What a subscription that starts at `start` and holds the entries up to `held` must be sent first. Who holds none
     /// can begin at the newest entry that the owner signed or, in a head that is stored, `named`; if there is none, at
     /// entry 1.
-    pub(crate) fn opening(
-        &self,
-        start: Offset,
-        held: Option<RosterSeq>,
-        named: Option<RosterSeq>,
-    ) -> Opening {
+    pub fn opening(&self, start: Offset, held: Option<RosterSeq>, named: Option<RosterSeq>) -> Opening {
         let through = self.before(start);
         if let Some(held) = held {
             let from = RosterSeq(held.0.saturating_add(1));

@@ -17,7 +17,12 @@ mod confirm;
 mod directory;
 mod driver;
 mod error;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod marks;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outbox;
 mod saved_admin;
 mod session;

@@ -8,32 +8,32 @@ use sealcast_proto::{Epoch, Hash, PublicKey, RosterSeq, Seq};
 /// Saved marks that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the saved marks are damaged")]
-pub(crate) struct MarksError;
+pub struct MarksError;
 
 /// A position in a publisher's own stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
+pub struct Position {
     /// The last accepted epoch.
-    pub(crate) epoch: Epoch,
+    pub epoch: Epoch,
     /// Its header's hash.
-    pub(crate) header_hash: Hash,
+    pub header_hash: Hash,
     /// Batches of it acknowledged.
-    pub(crate) batches: u64,
+    pub batches: u64,
     /// The last of them; the header's hash if there was none.
-    pub(crate) last_hash: Hash,
+    pub last_hash: Hash,
 }
 
 /// What a publisher remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Marks {
+pub struct Marks {
     /// The newest roster entry verified, and its hash.
-    pub(crate) roster: Option<(RosterSeq, Hash)>,
+    pub roster: Option<(RosterSeq, Hash)>,
     /// The newest position acknowledged.
-    pub(crate) position: Option<Position>,
+    pub position: Option<Position>,
     /// The number the next message gets.
-    pub(crate) next_seq: Seq,
+    pub next_seq: Seq,
     /// The highest prekey id seen of each member.
-    pub(crate) prekeys: HashMap<PublicKey, u32>,
+    pub prekeys: HashMap<PublicKey, u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -66,7 +66,7 @@ struct SavedPrekey {
 
 impl Marks {
     /// The bytes kept in the state directory.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let (roster_seq, roster_hash) =
             self.roster.map_or((0, Vec::new()), |(seq, hash)| (seq.0, hash.0.to_vec()));
         let mut saved = Saved { roster_seq, roster_hash, next_seq: self.next_seq.0, ..Saved::default() };
@@ -85,7 +85,7 @@ impl Marks {
     }
 
     /// Reads [`Marks::encode`]'s bytes.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MarksError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, MarksError> {
         let saved = Saved::decode(bytes).map_err(|_| MarksError)?;
         let hash = |bytes: &[u8]| Hash::try_from(bytes).map_err(|_| MarksError);
         let roster = match saved.roster_hash.as_slice() {

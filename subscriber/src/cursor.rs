@@ -25,7 +25,7 @@ use crate::wire;
 
 /// A saved cursor that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CursorError {
+pub enum CursorError {
     /// Not a cursor at all.
     #[error("not a saved cursor")]
     Malformed,
@@ -42,62 +42,62 @@ pub(crate) enum CursorError {
 
 /// What a broker may not fall below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Marks {
+pub struct Marks {
     /// The newest roster entry ever verified.
-    pub(crate) roster_seq: RosterSeq,
+    pub roster_seq: RosterSeq,
     /// Its hash; at 0 the topic id.
-    pub(crate) roster_hash: Hash,
+    pub roster_hash: Hash,
     /// The highest durable head or record seen.
-    pub(crate) next_offset: Offset,
+    pub next_offset: Offset,
     /// Whether the topic's policy says that what was acknowledged cannot be lost.
-    pub(crate) durable: bool,
+    pub durable: bool,
 }
 
 /// How much of the record at the cursor was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Partial {
+pub struct Partial {
     /// Which record, by its own hash: the broker cannot pass off another one for it.
-    pub(crate) record: Hash,
+    pub record: Hash,
     /// Events of it that were taken.
-    pub(crate) events: u32,
+    pub events: u32,
     /// Messages of it below this seq were taken.
-    pub(crate) upto: Option<Seq>,
+    pub upto: Option<Seq>,
 }
 
 /// What the next record of a publisher must follow.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Track {
+pub struct Track {
     /// The newest accepted header.
-    pub(crate) header: Signed<EpochHeader>,
+    pub header: Signed<EpochHeader>,
     /// Its hash.
-    pub(crate) header_hash: Hash,
+    pub header_hash: Hash,
     /// Headers accepted before it, newest last.
-    pub(crate) older: Arc<[Hash]>,
+    pub older: Arc<[Hash]>,
     /// The batch expected next.
-    pub(crate) next_batch_no: BatchNo,
+    pub next_batch_no: BatchNo,
     /// The batch before that, or the header; `None` where it was never seen.
-    pub(crate) last_hash: Option<Hash>,
+    pub last_hash: Option<Hash>,
     /// The message expected next; `None` where nothing is known.
-    pub(crate) next_seq: Option<Seq>,
+    pub next_seq: Option<Seq>,
     /// Whether headers and closes chain without a break from `next_seq` to here: then lower seqs are repeats.
-    pub(crate) unbroken: bool,
+    pub unbroken: bool,
     /// Something before the next batch is known or feared to be missing.
-    pub(crate) suspect: Option<GapReason>,
+    pub suspect: Option<GapReason>,
     /// It is known, not feared: the next batch is preceded by a gap whatever its number.
-    pub(crate) gap_due: bool,
+    pub gap_due: bool,
     /// The first message of the present run of unreadable ones.
-    pub(crate) locked_from: Option<Seq>,
+    pub locked_from: Option<Seq>,
     /// The run was reported.
-    pub(crate) locked_told: bool,
+    pub locked_told: bool,
     /// The last batch was an END.
-    pub(crate) ended: bool,
+    pub ended: bool,
     /// `StalePrekey` was reported and nothing better came since.
-    pub(crate) stale_told: bool,
+    pub stale_told: bool,
 }
 
 /// The keys of a publisher's newest epoch, as saved. The snapshot is shared, never copied.
 #[derive(Clone)]
-pub(crate) enum SavedKeys {
+pub enum SavedKeys {
     /// From the first batch not wholly taken on.
     Open(SlotSource, Arc<Zeroizing<Vec<u8>>>),
     /// Not opened yet: the own slot, if there was one.
@@ -108,29 +108,29 @@ pub(crate) enum SavedKeys {
 
 /// A publisher as of the cursor.
 #[derive(Clone)]
-pub(crate) struct SavedPublisher {
-    pub(crate) track: Track,
-    pub(crate) keys: SavedKeys,
+pub struct SavedPublisher {
+    pub track: Track,
+    pub keys: SavedKeys,
 }
 
 /// See the module's page.
 #[derive(Clone)]
-pub(crate) struct Cursor {
-    pub(crate) topic: TopicId,
-    pub(crate) marks: Marks,
-    pub(crate) next_offset: Option<Offset>,
-    pub(crate) partial: Option<Partial>,
-    pub(crate) chain: Option<Arc<RosterChain>>,
-    pub(crate) publishers: BTreeMap<PublicKey, SavedPublisher>,
-    pub(crate) tag: Option<Bytes>,
+pub struct Cursor {
+    pub topic: TopicId,
+    pub marks: Marks,
+    pub next_offset: Option<Offset>,
+    pub partial: Option<Partial>,
+    pub chain: Option<Arc<RosterChain>>,
+    pub publishers: BTreeMap<PublicKey, SavedPublisher>,
+    pub tag: Option<Bytes>,
     /// Own prekeys that the broker acknowledged, and when (milliseconds since 1970); rising.
-    pub(crate) acknowledged: Vec<(u32, u64)>,
+    pub acknowledged: Vec<(u32, u64)>,
 }
 
 const VERSION: u32 = 1;
 
 impl Cursor {
-    pub(crate) fn new(topic: TopicId) -> Self {
+    pub fn new(topic: TopicId) -> Self {
         Self {
             topic,
             marks: Marks { roster_hash: Hash(topic.0), ..Marks::default() },
@@ -144,12 +144,12 @@ impl Cursor {
     }
 
     /// The same marks and own prekeys, but no position: for a start elsewhere.
-    pub(crate) fn restarted(self) -> Self {
+    pub fn restarted(self) -> Self {
         Self { marks: self.marks, acknowledged: self.acknowledged, ..Self::new(self.topic) }
     }
 
     /// The bytes kept in the state directory; secrets included.
-    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut raw = wire::Cursor {
             version: VERSION,
             topic: self.topic.0.to_vec(),
@@ -181,7 +181,7 @@ impl Cursor {
     }
 
     /// Reads [`Cursor::encode`]'s bytes, which must be of `topic`.
-    pub(crate) fn decode(bytes: &[u8], topic: &TopicId) -> Result<Self, CursorError> {
+    pub fn decode(bytes: &[u8], topic: &TopicId) -> Result<Self, CursorError> {
         let mut raw = wire::Cursor::decode(bytes).map_err(|_| CursorError::Malformed)?;
         if raw.version != VERSION {
             return Err(CursorError::Version(raw.version));
@@ -226,7 +226,7 @@ impl Cursor {
     }
 
     /// Forgets every key that came from a prekey that is not held any more.
-    pub(crate) fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
+    pub fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
         // Not `any`: every one of them is to be looked at.
         self.publishers.values_mut().fold(false, |changed, saved| saved.erase(held) | changed)
     }
@@ -234,7 +234,7 @@ impl Cursor {
 
 impl SavedPublisher {
     /// Forgets its keys if they came from a prekey that is not held any more; returns whether they did.
-    pub(crate) fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
+    pub fn erase(&mut self, held: &dyn Fn(u32) -> bool) -> bool {
         match self.keys {
             SavedKeys::Open(SlotSource::Prekey(id), _) if !held(id) => {
                 self.keys = SavedKeys::Locked;

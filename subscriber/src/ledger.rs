@@ -115,7 +115,7 @@ struct Entry {
 }
 
 /// See the module's page.
-pub(crate) struct Ledger {
+pub struct Ledger {
     cursor: Cursor,
     untagged: Change,
     /// Items were taken that the tag does not cover.
@@ -128,7 +128,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(cursor: Cursor) -> Self {
+    pub fn new(cursor: Cursor) -> Self {
         Self {
             cursor,
             untagged: Change::default(),
@@ -142,29 +142,29 @@ impl Ledger {
     }
 
     /// What may be saved now.
-    pub(crate) fn cursor(&self) -> &Cursor {
+    pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
     /// Whether [`Ledger::cursor`] changed since this was last asked.
-    pub(crate) fn take_dirty(&mut self) -> bool {
+    pub fn take_dirty(&mut self) -> bool {
         self.is_dirty() && std::mem::take(&mut self.dirty)
     }
 
     /// Whether it did; does not reset that.
-    pub(crate) fn is_dirty(&self) -> bool {
+    pub fn is_dirty(&self) -> bool {
         // Without a position there is nothing to resume at: a start that came to nothing (a broker that was rolled back,
         // say) must not replace the position that an earlier run saved.
         self.dirty && self.cursor.next_offset.is_some()
     }
 
     /// The next save must not be skipped: the last one failed or was for nothing.
-    pub(crate) fn set_dirty(&mut self) {
+    pub fn set_dirty(&mut self) {
         self.dirty = true;
     }
 
     /// Records handed out and not wholly taken, and the bytes they weigh.
-    pub(crate) fn pending(&self) -> (usize, usize) {
+    pub fn pending(&self) -> (usize, usize) {
         (self.queue.len(), self.queued_bytes)
     }
 
@@ -188,7 +188,7 @@ impl Ledger {
     }
 
     /// The application took this many items in all.
-    pub(crate) fn settle(&mut self, taken: u64) {
+    pub fn settle(&mut self, taken: u64) {
         let taken = taken.min(self.handed_out);
         if taken <= self.taken {
             return;
@@ -211,7 +211,7 @@ impl Ledger {
     }
 
     /// The application's note for everything up to the first `taken` items.
-    pub(crate) fn tag(&mut self, tag: Bytes, taken: u64) {
+    pub fn tag(&mut self, tag: Bytes, taken: u64) {
         self.settle(taken);
         std::mem::take(&mut self.untagged).apply(&mut self.cursor);
         self.behind_tag = false;
@@ -256,7 +256,7 @@ impl Ledger {
     }
 
     /// How many items must have been taken for half of what is queued to be gone.
-    pub(crate) fn halfway(&self) -> u64 {
+    pub fn halfway(&self) -> u64 {
         self.queue.get(self.queue.len() / 2).map_or(self.taken, |entry| entry.end)
     }
 }

@@ -19,11 +19,17 @@
 )]
 
 mod clock;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod cursor;
 mod driver;
 mod error;
 mod event;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod inbox;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod ledger;
 mod prekeys;
 mod stream;

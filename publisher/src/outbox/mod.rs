@@ -60,7 +60,7 @@ const MAX_RETRY_MS: u64 = 60_000;
 const FENCE_PATIENCE_MS: u64 = 5_000;
 
 /// What happens to the outbox.
-pub(crate) enum Input {
+pub enum Input {
     /// The application publishes an encoded message; `token` names it in [`Effect::Resolve`].
     Send { token: u64, message: Bytes },
     /// The application is done: seal an END.
@@ -94,7 +94,7 @@ pub(crate) enum Input {
 }
 
 /// What the outbox wants done.
-pub(crate) enum Effect {
+pub enum Effect {
     /// Make an epoch's secret and wrap it; then [`Input::EpochBuilt`].
     BuildEpoch(EpochWork),
     /// Upload a slot table; then [`Input::TableStored`].
@@ -114,10 +114,10 @@ pub(crate) enum Effect {
 }
 
 /// An epoch to be made.
-pub(crate) struct EpochWork {
-    pub(crate) mode: Mode,
-    pub(crate) plan: EpochPlan,
-    pub(crate) targets: Vec<WrapTarget>,
+pub struct EpochWork {
+    pub mode: Mode,
+    pub plan: EpochPlan,
+    pub targets: Vec<WrapTarget>,
 }
 
 /// A message was stored.
@@ -140,7 +140,7 @@ pub(crate) struct Queued {
 }
 
 /// The publisher's machine. See the module's documentation.
-pub(crate) struct Outbox {
+pub struct Outbox {
     identity: Arc<Identity>,
     topic: TopicId,
     roster: Roster,
@@ -200,7 +200,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// A publisher with the marks it saved.
-    pub(crate) fn new(identity: Arc<Identity>, topic: TopicId, genesis: &Genesis, marks: Marks) -> Self {
+    pub fn new(identity: Arc<Identity>, topic: TopicId, genesis: &Genesis, marks: Marks) -> Self {
         Self {
             identity,
             topic,
@@ -242,12 +242,12 @@ impl Outbox {
     }
 
     /// The verified roster.
-    pub(crate) fn roster(&self) -> &Roster {
+    pub fn roster(&self) -> &Roster {
         &self.roster
     }
 
     /// Members that got no slot in the current epoch: their prekey expired, or their key is not usable.
-    pub(crate) fn unreachable(&self) -> Vec<PublicKey> {
+    pub fn unreachable(&self) -> Vec<PublicKey> {
         self.unreachable
             .iter()
             .filter_map(|index| self.roster.member(*index))
@@ -256,13 +256,13 @@ impl Outbox {
     }
 
     /// Changes whenever members or [`Outbox::unreachable`] may have.
-    pub(crate) fn standing(&self) -> (RosterSeq, Epoch) {
+    pub fn standing(&self) -> (RosterSeq, Epoch) {
         let epoch = self.current.as_ref().map_or(Epoch(0), EpochSender::epoch);
         (self.roster.chain().seq(), epoch)
     }
 
     /// Takes one input, gives effects.
-    pub(crate) fn handle(&mut self, input: Input, now_ms: u64, effects: &mut Vec<Effect>) {
+    pub fn handle(&mut self, input: Input, now_ms: u64, effects: &mut Vec<Effect>) {
         if self.finished {
             return;
         }
@@ -324,14 +324,14 @@ impl Outbox {
     }
 
     /// Whether there is a frame for a stream that takes one: the driver then says [`Input::Writable`].
-    pub(crate) fn has_frame(&self, now_ms: u64) -> bool {
+    pub fn has_frame(&self, now_ms: u64) -> bool {
         !self.finished
             && self.connected
             && (self.next_unsent().is_some() || self.may_seal(now_ms) || self.beacon_due(now_ms))
     }
 
     /// When to say [`Input::Tick`] at the latest, milliseconds since 1970.
-    pub(crate) fn wake_at(&self) -> u64 {
+    pub fn wake_at(&self) -> u64 {
         let policy = self.roster.chain().policy();
         let current = self.current.is_some();
         let times = [
@@ -490,7 +490,7 @@ impl Outbox {
     }
 
     /// What is yet to be saved, when nothing else will come.
-    pub(crate) fn unsaved_marks(&mut self) -> Option<Marks> {
+    pub fn unsaved_marks(&mut self) -> Option<Marks> {
         self.marks_dirty.then(|| self.take_marks())
     }
 

@@ -234,11 +234,7 @@ impl Outbox {
     }
 
     /// Makes an *advance* epoch: it needs the secret of the current one, which stays in here.
-    pub(crate) fn advance(
-        &self,
-        work: &EpochWork,
-        rng: &mut impl rand::CryptoRng,
-    ) -> Result<NewEpoch, String> {
+    pub fn advance(&self, work: &EpochWork, rng: &mut impl rand::CryptoRng) -> Result<NewEpoch, String> {
         let current = self.current.as_ref().ok_or("there is no epoch to advance from")?;
         advance(&work.plan, current, &work.targets, rng).map_err(|error| error.to_string())
     }

@@ -7,7 +7,7 @@ use sealcast_proto::slot::Slot;
 use sealcast_proto::{Hash, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
 
 /// Headers read from one answer, a count: one fresh epoch and [`sealcast_proto::limits::MAX_ADVANCES`] after it.
-pub(crate) const MAX_FETCHED: usize = 1 + sealcast_proto::limits::MAX_ADVANCES as usize;
+pub const MAX_FETCHED: usize = 1 + sealcast_proto::limits::MAX_ADVANCES as usize;
 
 /// The keys of a publisher's newest epoch.
 pub(super) enum Keys {

@@ -19,7 +19,7 @@ impl Inbox {
     }
 
     /// How often [`super::Input::Tick`] is wanted, milliseconds.
-    pub(crate) fn tick_ms(&self) -> u64 {
+    pub fn tick_ms(&self) -> u64 {
         (self.patience_ms() / (2 * PATIENCE)).clamp(50, 1000)
     }
 

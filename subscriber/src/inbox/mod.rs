@@ -35,7 +35,7 @@ use sealcast_proto::record::VerifiedBatch;
 use sealcast_proto::roster::RosterChain;
 use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
 
-pub(crate) use self::epoch::MAX_FETCHED;
+pub use self::epoch::MAX_FETCHED;
 use self::epoch::{Keyring, Keys};
 use self::out::RecordItems;
 use self::publisher::Publisher;
@@ -50,7 +50,7 @@ const MAX_FAULTS: u32 = 5;
 
 /// What comes in.
 #[expect(clippy::large_enum_variant, reason = "an input is moved once and kept nowhere")]
-pub(crate) enum Input {
+pub enum Input {
     /// A frame of the delivery stream.
     Reply(Reply),
     /// What came from the broker is no frame.
@@ -76,7 +76,7 @@ pub(crate) enum Input {
 
 /// What the machine waits for; until it came, no further frame may go in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
+pub enum Need {
     /// A publisher's epochs up to this one ([`frame::Request::FetchEpochs`]).
     Epochs(PublicKey, Epoch),
     /// Our prekeys as they are now.
@@ -85,15 +85,15 @@ pub(crate) enum Need {
 
 /// What comes out.
 #[derive(Default)]
-pub(crate) struct Effects {
+pub struct Effects {
     /// For the application, in order.
-    pub(crate) items: Vec<Item>,
+    pub items: Vec<Item>,
     /// See [`Need`].
-    pub(crate) need: Option<Need>,
+    pub need: Option<Need>,
     /// The broker's stream makes no sense (why): begin another.
-    pub(crate) resubscribe: Option<String>,
+    pub resubscribe: Option<String>,
     /// Nothing follows the items.
-    pub(crate) end: bool,
+    pub end: bool,
 }
 
 /// What was dropped without a word, because it changes nothing. Counts since the subscription began.
@@ -156,7 +156,7 @@ struct Held {
 }
 
 /// See the module's page.
-pub(crate) struct Inbox {
+pub struct Inbox {
     keyring: Keyring,
     ledger: Ledger,
     /// Where to begin when there is no position yet.
@@ -203,7 +203,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     /// A machine that goes on at `cursor`, or, where that has no position, begins at `from`.
-    pub(crate) fn new(
+    pub fn new(
         me: PublicKey,
         identity: WrapSecret,
         prekeys: PrekeyRing,
@@ -251,7 +251,7 @@ impl Inbox {
     }
 
     /// Takes one input; what follows from it is appended to `fx`.
-    pub(crate) fn handle(&mut self, input: Input, now_ms: u64, fx: &mut Effects) {
+    pub fn handle(&mut self, input: Input, now_ms: u64, fx: &mut Effects) {
         if self.ended {
             fx.end = true;
             return;
@@ -280,7 +280,7 @@ impl Inbox {
     }
 
     /// The subscription to ask the broker for.
-    pub(crate) fn subscribe(&self) -> frame::Subscribe {
+    pub fn subscribe(&self) -> frame::Subscribe {
         frame::Subscribe {
             topic: self.keyring.topic,
             from: self.next_offset.map_or(self.from, frame::From::Offset),
@@ -290,36 +290,36 @@ impl Inbox {
     }
 
     /// What was handed out and taken.
-    pub(crate) fn ledger(&mut self) -> &mut Ledger {
+    pub fn ledger(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
 
     /// The policy in force, once the roster is known.
-    pub(crate) fn policy(&self) -> Option<&Policy> {
+    pub fn policy(&self) -> Option<&Policy> {
         let known = matches!(self.phase, Phase::CatchingUp | Phase::AtHead);
         self.chain.as_ref().filter(|_| known).map(|chain| chain.policy())
     }
 
     /// Which topic.
-    pub(crate) fn topic(&self) -> TopicId {
+    pub fn topic(&self) -> TopicId {
         self.keyring.topic
     }
 
     /// Where delivery began.
-    pub(crate) fn start_offset(&self) -> Offset {
+    pub fn start_offset(&self) -> Offset {
         self.start_offset
     }
 
     /// Whether a stream stands and everything stored was delivered.
-    pub(crate) fn is_at_head(&self) -> bool {
+    pub fn is_at_head(&self) -> bool {
         self.phase == Phase::AtHead
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    pub(crate) fn heads(&self) -> Vec<PublisherHead> {
+    pub fn heads(&self) -> Vec<PublisherHead> {
         let head = |(publisher, held): (&PublicKey, &Publisher)| PublisherHead {
             publisher: *publisher,
             epoch: held.header.epoch,
@@ -331,7 +331,7 @@ impl Inbox {
     }
 
     /// The newest own prekey that the broker acknowledged.
-    pub(crate) fn acknowledged_prekey(&self) -> Option<u32> {
+    pub fn acknowledged_prekey(&self) -> Option<u32> {
         self.ledger.cursor().acknowledged.last().map(|(id, _)| *id)
     }
 
@@ -434,7 +434,7 @@ impl Inbox {
     }
 
     /// The shell cannot go on.
-    pub(crate) fn fail(&mut self, event: Event, fx: &mut Effects) {
+    pub fn fail(&mut self, event: Event, fx: &mut Effects) {
         if !self.ended {
             self.terminal(event, fx);
         }

@@ -1,0 +1,4 @@
+//! The pure machine and what it saves, for the simulator and the fuzzer. No part of the library: it changes without notice.
+
+pub use crate::marks::{Marks, MarksError, Position};
+pub use crate::outbox::{Effect, EpochWork, Input, Outbox};

@@ -94,7 +94,9 @@ impl Watcher<'_> {
                 Err(error) => return Err(error),
             }
             failures += 1;
-            tokio::time::sleep(backoff::delay(failures, &mut rand::rng())).await;
+            // Bound first: the generator is of this thread, and an admin's future may move to another.
+            let wait = backoff::delay(failures, &mut rand::rng());
+            tokio::time::sleep(wait).await;
         }
     }
 

@@ -22,6 +22,7 @@ use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Topic, W
 use crate::limits;
 use crate::load::{self, Loaded};
 use crate::lookup;
+use crate::ops::report::{Insight, Standpoint};
 use crate::retention::Keep;
 use crate::ring;
 use crate::storage::Storage;
@@ -209,6 +210,9 @@ impl Actor {
             Message::Members { after, reply } => {
                 let _ = reply.send(self.members(after));
             }
+            Message::Insight { reply } => {
+                let _ = reply.send(self.insight());
+            }
             Message::KnownEntry { bundle, reply } => {
                 let _ = reply.send(self.machine.acceptor().known_entry(&bundle.entry));
             }
@@ -316,6 +320,19 @@ impl Actor {
         rest.take(limits::MEMBERS_PAGE).map(|(index, member)| (index, member.identity)).collect()
     }
 
+    fn insight(&self) -> Insight {
+        let acceptor = self.machine.acceptor();
+        let publishers = acceptor.lanes().map(|(publisher, lane)| Standpoint {
+            publisher: *publisher,
+            epoch: lane.header().epoch.0,
+            header_offset: lane.header_offset(),
+            time_ms: lane.header().time_ms,
+            next_batch_no: lane.next_batch_no(),
+            last: lane.last().map(|last| last.offset),
+        });
+        Insight { members: acceptor.roster().members().count(), publishers: publishers.collect() }
+    }
+
     fn handle(&mut self, input: Input, round: &mut Round) {
         let mut effects = Effects::new();
         self.machine.handle(input, now_ms(), &mut effects);
@@ -379,6 +396,11 @@ impl Actor {
         }
         if let Some(visible) = round.visible {
             let events = self.note(&round.readable);
+            let batches = round.readable.iter().filter_map(|readable| match &readable.what {
+                What::Batch { record, .. } => Some(record.len() as u64),
+                What::Roster(_) | What::Header(_) => None,
+            });
+            self.topic.take(round.readable.len() as u64, batches.sum());
             self.topic.ring().push(ring::items(round.readable), now_ms());
             self.topic.ring().evict(*self.stored.borrow(), now_ms());
             // First the head, then the events: a watch that reads the head after it began to listen misses none.

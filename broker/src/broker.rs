@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, StartError};
+use crate::ops::Ops;
 use crate::shared::Shared;
 use crate::storage::Storage;
 use crate::store::{FjallLog, FjallOptions, Log, LogError, Recovered};
@@ -31,6 +32,7 @@ struct Running {
     listener: Arc<Listener>,
     accepting: JoinHandle<()>,
     retention: JoinHandle<()>,
+    ops: Option<Ops>,
 }
 
 impl Broker {
@@ -39,10 +41,18 @@ impl Broker {
         if config.owners.is_empty() && !config.listen.ip().is_loopback() {
             return Err(StartError::Open { listen: config.listen });
         }
+        if let Some(ops) = config.ops.filter(|ops| !ops.ip().is_loopback() && !config.ops_public) {
+            return Err(StartError::OpsPublic { ops });
+        }
+        // First: taking up a large log takes its time, and whoever asks is told that it does.
+        let ops = match config.ops {
+            Some(addr) => Some(listen_ops(addr).await?),
+            None => None,
+        };
         let (log, identity, recovered) = open(&config).await?;
         let storage =
             Storage::start(Arc::new(log)).map_err(|error| StartError::store(config.data.clone(), error))?;
-        let shared = Arc::new(Shared::new(storage, config.limits.clone(), config.owners.clone()));
+        let shared = Arc::new(Shared::new(storage, &config));
         let topics = shared.take_up().await?;
         let listener = listen(config.listen, &identity)?;
         let local = listener
@@ -55,9 +65,13 @@ impl Broker {
         let data = config.data.display();
         tracing::info!(%local, topics, records = recovered.records, bytes = recovered.bytes, %data, "started");
         let listener = Arc::new(listener);
+        if let Some(ops) = &ops {
+            ops.show(shared.clone(), identity.public());
+            tracing::info!(ops = %ops.local_addr(), "health, metrics and topics");
+        }
         let accepting = tokio::spawn(accept(shared.clone(), listener.clone()));
         let retention = tokio::spawn(retention::run(shared.clone()));
-        Ok(Self { running: Running { shared, listener, accepting, retention }, link, local })
+        Ok(Self { running: Running { shared, listener, accepting, retention, ops }, link, local })
     }
 
     /// Its link: where it is and which key it has.
@@ -70,6 +84,11 @@ impl Broker {
         self.local
     }
 
+    /// Where the operations listener is, if it is asked for.
+    pub fn ops_addr(&self) -> Option<SocketAddr> {
+        self.running.ops.as_ref().map(Ops::local_addr)
+    }
+
     /// Serves until `stop` is done, then shuts down.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
         stop.await;
@@ -80,7 +99,7 @@ impl Broker {
     /// what was taken, closes the connections. Afterwards the data directory is free.
     pub async fn shutdown(self) {
         let Running { shared, listener, .. } = &self.running;
-        let most = shared.limits.drain;
+        let most = shared.limits().drain;
         let log = shared.storage.reads.log().clone();
         shared.drain();
         // What was sent before the notice arrived is on its way through the topics: it is stored and answered first.
@@ -127,6 +146,10 @@ async fn open(config: &Config) -> Result<(FjallLog, Identity, Recovered), StartE
     opening.await.unwrap_or(Err(StartError::Store(LogError::Closed)))
 }
 
+async fn listen_ops(addr: SocketAddr) -> Result<Ops, StartError> {
+    Ops::bind(addr).await.map_err(|error| StartError::Ops { ops: addr, error: Arc::new(error) })
+}
+
 fn listen(addr: SocketAddr, identity: &Identity) -> Result<Listener, StartError> {
     Listener::bind(addr, identity, ListenOptions::default()).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => StartError::PortInUse { listen: addr },
@@ -160,8 +183,9 @@ fn write_link(path: &Path, link: &BrokerLink) -> Result<(), StartError> {
 
 async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
     while let Some(handshake) = listener.accept().await {
-        if shared.is_draining() || listener.connections() > shared.limits.connections {
+        if shared.is_draining() || listener.connections() > shared.limits().connections {
             handshake.refuse();
+            shared.metrics.attempt("refused");
             continue;
         }
         let shared = shared.clone();
@@ -169,7 +193,10 @@ async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
             let from = handshake.remote_addr();
             let served = match handshake.establish().await {
                 Ok(connection) => session::serve(shared, connection).await,
-                Err(error) => Err(error),
+                Err(error) => {
+                    shared.metrics.attempt("failed");
+                    Err(error)
+                }
             };
             if let Err(error) = served {
                 tracing::debug!(%from, %error, "connection ended");

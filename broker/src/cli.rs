@@ -28,10 +28,22 @@ pub struct Args {
     /// Who may create topics; without it anyone may, which is allowed on loopback only
     #[arg(long, env = "SEALCAST_OWNERS", value_name = "KEY", value_delimiter = ',', num_args = 1..)]
     pub owners: Vec<PublicKey>,
+    /// Where to show health, metrics and topics, TCP; without a value 127.0.0.1:7444 [default: nowhere]
+    #[arg(long, env = "SEALCAST_BROKER_OPS", value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = DEFAULT_OPS)]
+    pub ops: Option<SocketAddr>,
+    /// Let --ops be another address than loopback
+    #[arg(long, env = "SEALCAST_BROKER_OPS_PUBLIC")]
+    pub ops_public: bool,
+    /// Name topics in metrics
+    #[arg(long, env = "SEALCAST_BROKER_TOPIC_LABELS")]
+    pub topic_labels: bool,
     /// Write the link to a file too, once the broker listens
     #[arg(long, env = "SEALCAST_LINK_FILE", value_name = "FILE")]
     pub link_file: Option<PathBuf>,
 }
+
+/// Where `--ops` alone listens.
+const DEFAULT_OPS: &str = "127.0.0.1:7444";
 
 /// A host and a port as given on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +63,9 @@ impl Args {
             owners: self.owners,
             advertise: self.advertise.map(|host| (host.name, host.port)),
             link_file: self.link_file,
+            ops: self.ops,
+            ops_public: self.ops_public,
+            topic_labels: self.topic_labels,
             limits: Limits::default(),
         }
     }

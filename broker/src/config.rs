@@ -25,6 +25,12 @@ pub struct Config {
     pub advertise: Option<(String, u16)>,
     /// Where to write its link, once it listens.
     pub link_file: Option<PathBuf>,
+    /// Where the operations listener is, TCP; `None`: there is none.
+    pub ops: Option<SocketAddr>,
+    /// Whether that may be another address than loopback.
+    pub ops_public: bool,
+    /// Whether metrics name topics.
+    pub topic_labels: bool,
     /// How it treats its clients.
     pub limits: Limits,
 }
@@ -38,6 +44,9 @@ impl Config {
             owners: Vec::new(),
             advertise: None,
             link_file: None,
+            ops: None,
+            ops_public: false,
+            topic_labels: false,
             limits: Limits::default(),
         }
     }
@@ -57,6 +66,20 @@ pub enum StartError {
     PortInUse {
         /// Where it was to listen.
         listen: SocketAddr,
+    },
+    /// Everybody on the network could look on.
+    #[error("the operations listener shows who talks to whom: it is for this machine only, not for {ops}")]
+    OpsPublic {
+        /// Where it was to listen.
+        ops: SocketAddr,
+    },
+    /// The operations listener's port cannot be opened.
+    #[error("cannot listen on {ops} for operations: {error}")]
+    Ops {
+        /// Where it was to listen.
+        ops: SocketAddr,
+        /// What the system said.
+        error: Arc<std::io::Error>,
     },
     /// The port cannot be opened.
     #[error("cannot listen on {listen}: {error}")]
@@ -111,6 +134,10 @@ impl StartError {
             Self::Open { .. } => {
                 "--owners KEY… says who may create topics; --listen 127.0.0.1:7443 needs none"
             }
+            Self::OpsPublic { .. } => {
+                "--ops 127.0.0.1:7444; or --ops-public, if a firewall lets only your monitoring reach it"
+            }
+            Self::Ops { .. } => "give another address with --ops, or none",
             Self::PortInUse { .. } => "another broker? stop it, or choose another port with --listen",
             Self::Listen { .. } => "give an address of this machine with --listen",
             Self::DataInUse { .. } => "stop that one, or choose another directory with --data",
@@ -128,7 +155,7 @@ impl StartError {
     /// What the process exits with: 2 where the command line is at fault, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Open { .. } | Self::Advertise(_) => 2,
+            Self::Open { .. } | Self::OpsPublic { .. } | Self::Advertise(_) => 2,
             _ => 1,
         }
     }

@@ -1,5 +1,6 @@
 //! A topic as sessions see it: its inbox, its head, its ring, and what it broadcasts.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::time::timeout;
 
 use crate::casts::Casts;
 use crate::limits;
+use crate::ops::report::{Feeding, Follower, Insight};
+use crate::present::Present;
 use crate::retention::Keep;
 use crate::ring::Ring;
 use crate::roster_index::{Opening, RosterIndex};
@@ -56,6 +59,8 @@ pub(crate) enum Message {
     Open { identity: PublicKey, reply: oneshot::Sender<Option<Opened>> },
     /// Members after this index, some at a time.
     Members { after: Option<MemberIndex>, reply: oneshot::Sender<Vec<(MemberIndex, PublicKey)>> },
+    /// What is to be seen of it from outside?
+    Insight { reply: oneshot::Sender<Insight> },
     /// Was this very entry accepted before?
     KnownEntry { bundle: EntryBundle, reply: oneshot::Sender<Option<Offset>> },
 }
@@ -110,6 +115,13 @@ pub(crate) struct Topic {
     keep: RwLock<Keep>,
     events: Casts<WatchEvent>,
     beacons: Casts<(PublicKey, Signed<Beacon>)>,
+    /// Subscriptions.
+    pub(crate) followers: Present<Follower>,
+    /// Publish streams.
+    pub(crate) feeds: Present<Feeding>,
+    taken: AtomicU64,
+    taken_bytes: AtomicU64,
+    delivered: AtomicU64,
 }
 
 impl Topic {
@@ -134,6 +146,11 @@ impl Topic {
             keep: RwLock::new(keep),
             events: Casts::new(limits::WATCH_EVENTS),
             beacons: Casts::new(limits::BEACONS),
+            followers: Present::default(),
+            feeds: Present::default(),
+            taken: AtomicU64::new(0),
+            taken_bytes: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
         }
     }
 
@@ -227,6 +244,28 @@ impl Topic {
     pub(crate) fn replace_index(&self, index: RosterIndex, keep: Keep) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
         self.keeps(keep);
+    }
+
+    /// So many more records, of so many bytes, may be delivered.
+    pub(crate) fn take(&self, records: u64, bytes: u64) {
+        self.taken.fetch_add(records, Ordering::Relaxed);
+        self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Records taken since the broker started, and their bytes.
+    pub(crate) fn taken(&self) -> (u64, u64) {
+        (self.taken.load(Ordering::Relaxed), self.taken_bytes.load(Ordering::Relaxed))
+    }
+
+    /// A subscription stands at `position` now; so many bytes more went to it.
+    pub(crate) fn went(&self, follower: &Follower, position: Offset, bytes: usize) {
+        follower.went(position, bytes);
+        self.delivered.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes delivered since the broker started.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
     }
 
     fn keeps(&self, keep: Keep) {

@@ -37,8 +37,10 @@ pub mod limits;
 mod load;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod lookup;
+pub mod ops;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outgoing;
+mod present;
 mod reads;
 mod registry;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]

@@ -55,7 +55,7 @@ struct Oldest {
 
 /// Applies retention to every topic, again and again.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut tick = interval(shared.limits.retention_every);
+    let mut tick = interval(shared.limits().retention_every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut oldest = HashMap::new();
     loop {
@@ -97,6 +97,7 @@ async fn apply_to(
         Some(first) => oldest.insert(id, first),
         None => oldest.remove(&id),
     };
+    shared.metrics.trimmed(trimmed);
     if trimmed > 0 {
         tracing::debug!(topic = %id.short(), records = trimmed, "retention");
     }

@@ -14,8 +14,10 @@ use sealcast_proto::PublicKey;
 use sealcast_proto::frame::{Code, Refusal, Reply, Request};
 use tokio::time::timeout;
 
+use crate::clock::now_ms;
 use crate::damage;
 use crate::lookup;
+use crate::ops::report::Client;
 use crate::registry::Counted;
 use crate::shared::{Shared, going_away};
 use crate::store::LogError;
@@ -66,12 +68,12 @@ pub(crate) struct Stream {
 impl Stream {
     /// Sends one reply; a client that does not read it loses the stream.
     pub(crate) async fn reply(&mut self, reply: &Reply) -> Result<(), LinkError> {
-        self.writer.send_all_within(&mut [reply.encode()], self.shared.limits.stall).await
+        self.writer.send_all_within(&mut [reply.encode()], self.shared.limits().stall).await
     }
 
     /// The next frame of a sequence that the client owes.
     pub(crate) async fn owed(&mut self) -> Result<Request, End> {
-        match timeout(self.shared.limits.next_frame, self.reader.request()).await {
+        match timeout(self.shared.limits().next_frame, self.reader.request()).await {
             Ok(Ok(Some(request))) => Ok(request),
             Ok(Ok(None)) => Err(malformed("the stream ended before its time")),
             Ok(Err(error)) => Err(self.unreadable(error)),
@@ -95,14 +97,24 @@ pub(crate) fn malformed(detail: impl Into<String>) -> End {
 /// Serves a connection until it is closed.
 pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result<(), LinkError> {
     let peer = connection.peer();
-    let mut control = connection.accept_hello(AGENT, shared.limits.hello, shared.limits.streams).await?;
-    let most = shared.limits.connections_per_identity;
-    let Some(_place) = shared.registry.take(Counted::Connections, peer, most) else {
+    let limits = shared.limits();
+    let control = connection.accept_hello(AGENT, limits.hello, limits.streams).await;
+    let mut control = control.inspect_err(|_| shared.metrics.attempt("no_hello"))?;
+    shared.metrics.attempt("established");
+    let most = limits.connections_per_identity;
+    let place = shared.registry.take(Counted::Connections, peer, most);
+    let Some(_place) = place else {
+        shared.metrics.refused(Code::Busy);
         return turn_away(&connection, control, "this identity has as many connections as one may have")
             .await;
     };
     tracing::debug!(peer = %peer.short(), agent = control.hello.agent, "connected");
-    let streams = Streams::new(shared.limits.streams, shared.limits.max_streams);
+    let streams = Streams::new(limits.streams, limits.max_streams);
+    let _seen = shared.clients.enter(Client {
+        connection: connection.clone(),
+        since_ms: now_ms(),
+        streams: streams.clone(),
+    });
     let mut told = false;
     loop {
         tokio::select! {
@@ -122,7 +134,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result
                 told = true;
                 let notice = Reply::Refused(going_away(retry_ms(&shared))).encode();
                 // A connection that does not take the notice is closed soon anyway.
-                let _ = control.writer.send_all_within(&mut [notice], shared.limits.drain).await;
+                let _ = control.writer.send_all_within(&mut [notice], shared.limits().drain).await;
             }
             frame = control.reader.next() => {
                 // The client says nothing here after its hello: whatever comes is the end, or a mistake.
@@ -146,12 +158,12 @@ async fn turn_away(connection: &Connection, mut control: Control, detail: &str) 
 }
 
 fn retry_ms(shared: &Shared) -> u64 {
-    u64::try_from(shared.limits.drain.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(shared.limits().drain.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How many streams a connection has, and how many it may have: more are permitted as they are used, because each permitted
 /// one costs memory, used or not.
-struct Streams {
+pub(crate) struct Streams {
     open: AtomicU32,
     permitted: AtomicU32,
     most: u32,
@@ -162,6 +174,11 @@ struct Held(Arc<Streams>);
 impl Streams {
     fn new(permitted: u32, most: u32) -> Arc<Self> {
         Arc::new(Self { open: AtomicU32::new(1), permitted: AtomicU32::new(permitted), most })
+    }
+
+    /// Open now, the control stream counted.
+    pub(crate) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
     }
 
     fn one_more(self: Arc<Self>, connection: &Connection) -> Held {
@@ -195,7 +212,7 @@ async fn run(mut stream: Stream) {
     end(&mut stream, ended).await;
     if owing.is_some() && stream.shared.is_draining() {
         // The connection is closed once nobody is owed anything: the answer must have arrived by then.
-        let _ = timeout(stream.shared.limits.drain, stream.writer.stopped()).await;
+        let _ = timeout(stream.shared.limits().drain, stream.writer.stopped()).await;
     }
 }
 
@@ -203,12 +220,16 @@ async fn end(stream: &mut Stream, ended: Result<(), End>) {
     match ended {
         Ok(()) => stream.writer.finish(),
         Err(End::Refused(refusal)) => {
+            stream.shared.metrics.refused(refusal.code);
             tracing::debug!(peer = %stream.peer.short(), code = ?refusal.code, "refused");
             if stream.reply(&Reply::Refused(refusal)).await.is_ok() {
                 stream.writer.finish();
             }
         }
         Err(End::Link(error)) => {
+            if matches!(error, LinkError::Stalled) {
+                stream.shared.metrics.stalled();
+            }
             tracing::debug!(peer = %stream.peer.short(), %error, "stream ended");
             stream.writer.reset();
         }
@@ -216,7 +237,7 @@ async fn end(stream: &mut Stream, ended: Result<(), End>) {
 }
 
 async fn first(stream: &mut Stream) -> Result<Request, End> {
-    match timeout(stream.shared.limits.first_frame, stream.reader.request()).await {
+    match timeout(stream.shared.limits().first_frame, stream.reader.request()).await {
         Ok(Ok(Some(request))) => Ok(request),
         Ok(Ok(None)) => Err(malformed("a stream begins with a request")),
         Ok(Err(error)) => Err(stream.unreadable(error)),
@@ -228,6 +249,13 @@ async fn dispatch(stream: &mut Stream, request: Request) -> Result<(), End> {
     if stream.shared.is_draining() {
         return Err(going_away(retry_ms(&stream.shared)).into());
     }
+    stream.shared.metrics.stream(match request {
+        Request::Publish(_) => "publish",
+        Request::Subscribe(_) => "subscribe",
+        Request::Watch(..) => "watch",
+        Request::UploadTable { .. } => "upload",
+        _ => "request",
+    });
     match request {
         Request::Publish(topic) => publish::run(stream, topic).await,
         Request::Subscribe(wish) => subscribe::run(stream, wish).await,

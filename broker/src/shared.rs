@@ -1,7 +1,8 @@
 //! What all sessions of a broker share: its topics, its store, its limits, and the way into a topic.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::object::Genesis;
@@ -10,10 +11,14 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::actor::Actor;
+use crate::config::Config;
 use crate::handle::{Opened, Origin, Topic};
 use crate::limits::Limits;
 use crate::load::{self, LoadError};
 use crate::lookup;
+use crate::ops::metrics::Metrics;
+use crate::ops::report::Client;
+use crate::present::Present;
 use crate::registry::Registry;
 use crate::storage::Storage;
 use crate::store::{Log, Write};
@@ -24,9 +29,12 @@ use crate::topic::SessionId;
 pub(crate) struct Shared {
     pub(crate) storage: Storage,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) limits: Limits,
-    /// Who may create topics; empty: anyone.
-    owners: Vec<PublicKey>,
+    live: RwLock<Live>,
+    /// The data directory.
+    data: PathBuf,
+    pub(crate) metrics: Metrics,
+    /// Everybody connected.
+    pub(crate) clients: Present<Client>,
     draining: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     /// Streams that owe their client an answer.
@@ -36,19 +44,62 @@ pub(crate) struct Shared {
     creating: Mutex<()>,
 }
 
+/// What may change while the broker runs.
+#[derive(Debug)]
+struct Live {
+    limits: Arc<Limits>,
+    /// Who may create topics; empty: anyone.
+    owners: Vec<PublicKey>,
+    /// Whether metrics name topics.
+    topic_labels: bool,
+}
+
+impl Live {
+    fn of(config: &Config) -> Self {
+        Self {
+            limits: Arc::new(config.limits.clone()),
+            owners: config.owners.clone(),
+            topic_labels: config.topic_labels,
+        }
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(storage: Storage, limits: Limits, owners: Vec<PublicKey>) -> Self {
+    pub(crate) fn new(storage: Storage, config: &Config) -> Self {
         Self {
             storage,
             registry: Arc::default(),
-            limits,
-            owners,
+            live: RwLock::new(Live::of(config)),
+            data: config.data.clone(),
+            metrics: Metrics::new(),
+            clients: Present::default(),
             draining: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             owing: Tasks::default(),
             next_session: AtomicU64::new(1),
             creating: Mutex::new(()),
         }
+    }
+
+    /// What holds from now on for what begins from now on.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).limits.clone()
+    }
+
+    /// Whether metrics name topics.
+    pub(crate) fn topic_labels(&self) -> bool {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).topic_labels
+    }
+
+    fn may_create(&self, peer: &PublicKey) -> bool {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.owners.is_empty() || live.owners.contains(peer)
+    }
+
+    /// Bytes free for the broker where its data is; `None`: it cannot be told.
+    pub(crate) fn disk_free(&self) -> Option<u64> {
+        let free = rustix::fs::statvfs(&self.data).ok()?;
+        free.f_bavail.checked_mul(free.f_frsize)
     }
 
     /// Takes up every topic that the store holds. Returns how many.
@@ -86,14 +137,14 @@ impl Shared {
         let id = signed.topic_id();
         let genesis =
             signed.verify_topic(&id).map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
-        if genesis.owner != peer || !(self.owners.is_empty() || self.owners.contains(&peer)) {
+        if genesis.owner != peer || !self.may_create(&peer) {
             return Err(Refusal::new(Code::NotAllowed, "this broker lets only its owners create topics"));
         }
         let _one_at_a_time = self.creating.lock().await;
         if self.registry.topic(&id).is_some() {
             return Ok(());
         }
-        if self.registry.owned(&peer) >= self.limits.topics_per_owner {
+        if self.registry.owned(&peer) >= self.limits().topics_per_owner {
             return Err(Refusal::new(Code::Busy, "this owner has as many topics as one may have"));
         }
         let write = Write::CreateTopic { topic: id, genesis: load::keep(&signed) };
@@ -126,7 +177,7 @@ impl Shared {
         {
             return Ok((topic, opened));
         }
-        tokio::time::sleep_until(begun + self.limits.refusal).await;
+        tokio::time::sleep_until(begun + self.limits().refusal).await;
         Err(not_allowed())
     }
 
@@ -142,6 +193,19 @@ impl Shared {
 
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Why it does not take everything, if it does not.
+    pub(crate) fn why_not_ready(&self) -> Option<&'static str> {
+        if self.is_draining() {
+            Some("draining")
+        } else if self.storage.commit.failure().is_some() {
+            Some("storage failed")
+        } else if self.storage.commit.is_full() {
+            Some("disk full")
+        } else {
+            None
+        }
     }
 
     /// Ends the topics' tasks: nothing is answered any more.

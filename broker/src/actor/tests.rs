@@ -13,7 +13,6 @@ use super::*;
 use crate::delivery::{Stop, Viewer, deliver_from_log};
 use crate::faulty::{Disk, Faulty};
 use crate::hand::{Admin, Hand, batch_record, genesis, key};
-use crate::limits::Limits;
 use crate::outgoing::Outgoing;
 use crate::shared::Shared;
 use crate::store::MemoryLog;
@@ -34,7 +33,7 @@ impl Bench {
     async fn new(policy: Policy) -> Self {
         let disk = Faulty::new(MemoryLog::new());
         let storage = Storage::start(disk.clone()).unwrap();
-        let shared = Shared::new(storage, Limits::default(), Vec::new());
+        let shared = Shared::new(storage, &Config::new("."));
         let (id, parsed, signed) = genesis(0);
         shared.create(key(1), signed).await.unwrap();
         let topic = shared.registry.topic(&id).unwrap();

@@ -15,6 +15,7 @@ use super::{End, Stream, malformed};
 use crate::handle::{Answer, Message, Offered, Topic};
 use crate::limits;
 use crate::lookup;
+use crate::ops::report::Feeding;
 use crate::outgoing::Outgoing;
 use crate::shared::{Shared, not_allowed};
 use crate::topic::SessionId;
@@ -36,6 +37,7 @@ pub(super) async fn run(stream: &mut Stream, id: TopicId) -> Result<(), End> {
     let identity = stream.peer;
     let attached = topic.ask(|reply| Message::Attach { session, identity, answers, reply }).await?;
     let attached = attached.ok_or_else(not_allowed)?;
+    let _seen = topic.feeds.enter(Feeding { identity });
     let unanswered = Arc::new(Semaphore::new(limits::UNANSWERED));
     let feed = Feed {
         shared: shared.clone(),
@@ -158,7 +160,7 @@ async fn answer(
                 Answer::Ack(ack) => out.reply(&Reply::Ack(ack)),
                 Answer::Refused(refusal) => out.reply(&Reply::Refused(refusal)),
                 Answer::Superseded => {
-                    writer.send_all_within(&mut out.take(), shared.limits.stall).await?;
+                    writer.send_all_within(&mut out.take(), shared.limits().stall).await?;
                     return Err(Refusal::new(
                         Code::Superseded,
                         "a newer session of this identity publishes here",
@@ -167,7 +169,7 @@ async fn answer(
                 }
             }
         }
-        writer.send_all_within(&mut out.take(), shared.limits.stall).await?;
+        writer.send_all_within(&mut out.take(), shared.limits().stall).await?;
         unanswered.add_permits(count);
     }
     Ok(())

@@ -115,7 +115,7 @@ pub(super) async fn fetch_roster(stream: &mut Stream, id: TopicId, from: RosterS
         for item in entries {
             out.reply(&Reply::Roster(item.delivery(ops)));
         }
-        stream.writer.send_all_within(&mut out.take(), stream.shared.limits.stall).await?;
+        stream.writer.send_all_within(&mut out.take(), stream.shared.limits().stall).await?;
         from = RosterSeq(last.0.saturating_add(1));
     }
     Ok(stream.reply(&Reply::AtHead { next_offset, end_of_stream: true }).await?)
@@ -138,5 +138,5 @@ pub(super) async fn fetch_epochs(
         out.reply(&Reply::Epoch(epoch));
     }
     out.reply(&Reply::AtHead { next_offset, end_of_stream: true });
-    Ok(stream.writer.send_all_within(&mut out.take(), stream.shared.limits.stall).await?)
+    Ok(stream.writer.send_all_within(&mut out.take(), stream.shared.limits().stall).await?)
 }

@@ -13,7 +13,9 @@ use crate::delivery::{self, Stop, Viewer};
 use crate::handle::{Opened, Topic};
 use crate::limits;
 use crate::lookup;
+use crate::ops::report::Follower;
 use crate::outgoing::Outgoing;
+use crate::present::Here;
 use crate::ring::Near;
 use crate::roster_index::Opening;
 use crate::shared::{going_away, not_allowed};
@@ -42,6 +44,7 @@ struct Reader<'a> {
     /// The roster head sent last, for its time.
     told: Option<Signed<RosterHead>>,
     out: Outgoing,
+    following: Here<Follower>,
 }
 
 impl<'a> Reader<'a> {
@@ -66,12 +69,14 @@ impl<'a> Reader<'a> {
             Ok((first.min(end), start.min(end)))
         };
         let (first, start) = stream.shared.storage.reads.run(read).await?;
+        let cursor = start.max(first);
         Ok(Self {
+            following: topic.followers.enter(Follower::new(stream.peer, cursor)),
             viewer: Viewer::new(opened.standing.clone()),
             stream,
             topic,
             opened,
-            cursor: start.max(first),
+            cursor,
             missed_from: (start < first).then_some(start),
             until: wish.until_head.then_some(head),
             behind: true,
@@ -83,7 +88,7 @@ impl<'a> Reader<'a> {
     /// Start, roster entries, head, contexts.
     async fn open(&mut self, held: Option<RosterSeq>) -> Result<(), End> {
         // In a `memory` topic the head is ahead of the log: what is read from the log must be there first.
-        self.topic.stored_up_to(self.cursor, self.stream.shared.limits.next_frame).await;
+        self.topic.stored_up_to(self.cursor, self.stream.shared.limits().next_frame).await;
         let start = Start {
             genesis: self.topic.origin().signed.clone(),
             start_offset: self.cursor,
@@ -261,10 +266,16 @@ impl<'a> Reader<'a> {
 
     async fn flush(&mut self) -> Result<(), End> {
         if self.out.is_empty() {
+            // It may have passed what is not for it.
+            self.topic.went(&self.following, self.cursor, 0);
             return Ok(());
         }
-        let stall = self.stream.shared.limits.stall;
-        Ok(self.stream.writer.send_all_within(&mut self.out.take(), stall).await?)
+        let stall = self.stream.shared.limits().stall;
+        let mut frames = self.out.take();
+        let bytes = frames.iter().map(bytes::Bytes::len).sum();
+        self.stream.writer.send_all_within(&mut frames, stall).await?;
+        self.topic.went(&self.following, self.cursor, bytes);
+        Ok(())
     }
 }
 

@@ -66,7 +66,7 @@ impl Watch<'_> {
     /// Everything as of now: entries, head, prekeys, where every publisher stands.
     async fn catch_up(&mut self) -> Result<(), End> {
         let from = self.from;
-        self.topic.stored_up_to(from, self.stream.shared.limits.next_frame).await;
+        self.topic.stored_up_to(from, self.stream.shared.limits().next_frame).await;
         self.rosters().await?;
         let id = self.topic.id();
         if let Some(head) = self.read(move |log| log.head(&id)).await? {
@@ -210,7 +210,7 @@ impl Watch<'_> {
         if out.is_empty() {
             return Ok(());
         }
-        let stall = self.stream.shared.limits.stall;
+        let stall = self.stream.shared.limits().stall;
         Ok(self.stream.writer.send_all_within(&mut out.take(), stall).await?)
     }
 }

@@ -13,6 +13,8 @@ mod drain;
 mod heads;
 /// Bytes that are no frames, and requests that are not allowed.
 mod hostile;
+/// Health, metrics, topics: what operators see.
+mod ops;
 /// The program: its link, its signals, its errors.
 mod process;
 /// Records in, answers out: order, repeats, the fence, tables.

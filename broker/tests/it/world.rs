@@ -28,6 +28,8 @@ pub struct World {
     pub dir: TempDir,
     pub broker: Option<Broker>,
     pub limits: Limits,
+    /// With an operations listener, and topic ids in its metrics or not.
+    pub ops: Option<bool>,
 }
 
 impl World {
@@ -36,14 +38,27 @@ impl World {
     }
 
     pub async fn with(limits: Limits) -> Self {
-        let mut world = Self { dir: tempfile::tempdir().unwrap(), broker: None, limits };
+        let mut world = Self { dir: tempfile::tempdir().unwrap(), broker: None, limits, ops: None };
         world.start().await;
         world
     }
 
     pub fn config(&self) -> Config {
         let listen = "127.0.0.1:0".parse().unwrap();
-        Config { listen, limits: self.limits.clone(), ..Config::new(self.dir.path()) }
+        Config {
+            listen,
+            limits: self.limits.clone(),
+            ops: self.ops.map(|_| listen),
+            topic_labels: self.ops == Some(true),
+            ..Config::new(self.dir.path())
+        }
+    }
+
+    /// What the operations listener answers: the status and the body.
+    pub async fn ask(&self, path: &str) -> (u16, String) {
+        let addr = self.broker.as_ref().unwrap().ops_addr().unwrap();
+        let path = path.to_owned();
+        soon(tokio::task::spawn_blocking(move || http_get(addr, &path))).await.unwrap()
     }
 
     pub async fn start(&mut self) {
@@ -72,6 +87,18 @@ impl World {
         owner.append(topic, &entry).await.unwrap();
         (topic, admin, owner)
     }
+}
+
+/// One question over HTTP: the status and the body.
+pub fn http_get(addr: std::net::SocketAddr, path: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
 }
 
 pub struct Client {

@@ -10,6 +10,7 @@ use sealcast_proto::{BatchNo, Epoch};
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::Config;
 use crate::delivery::{Stop, Viewer, deliver_from_log};
 use crate::faulty::{Disk, Faulty};
 use crate::hand::{Admin, Hand, batch_record, genesis, key};

@@ -35,6 +35,11 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 
 /// The broker's half.
 pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, Error> {
+    let config = rustls_server_config(identity)?;
+    QuicServerConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
+}
+
+fn rustls_server_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     let provider = provider();
     let verifier = AnyClient { algorithms: provider.signature_verification_algorithms };
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -45,7 +50,7 @@ pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, Err
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
-    QuicServerConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
+    Ok(config)
 }
 
 /// The client's half: only a holder of one of `keys` is a broker. The flag is set when another key was shown.
@@ -289,6 +294,20 @@ pub(crate) fn test_verifier(keys: Arc<[PublicKey]>) -> Arc<dyn ServerCertVerifie
     Arc::new(PinnedBroker { keys, wrong_key: Arc::default(), algorithms })
 }
 
+/// For tests that play a broker of another make.
+#[cfg(test)]
+pub(crate) fn test_any_client() -> Arc<dyn ClientCertVerifier> {
+    Arc::new(AnyClient { algorithms: provider().signature_verification_algorithms })
+}
+
+/// For tests that play a thief: one key is shown, another signs.
+#[cfg(test)]
+pub(crate) fn test_key(shown: PublicKey, signer: &Identity) -> Arc<CertifiedKey> {
+    let spki = CertificateDer::from(to_spki(&shown).to_vec());
+    let key = RawKey { key: Arc::new(signer.signing_key().clone()), public: shown };
+    Arc::new(CertifiedKey::new(vec![spki], Arc::new(key)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,6 +340,15 @@ mod tests {
     fn what_is_recorded_today_stays_closed_to_a_quantum_computer() {
         let first = provider().kx_groups[0].name();
         assert_eq!(first, rustls::NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn nothing_is_resumed_and_nothing_is_said_before_the_key_check() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let broker = rustls_server_config(&identity).unwrap();
+        assert_eq!((broker.send_tls13_tickets, broker.max_early_data_size), (0, 0));
+        assert!(!broker.session_storage.can_cache());
+        assert!(!test_client(&identity, [identity.public()].into()).enable_early_data);
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod hello;
 mod hostile;
 /// Who is who.
 mod keys;
+/// Who only says so.
+mod proof;
 /// Frames, requests, back-pressure.
 mod streams;
 

@@ -9,6 +9,8 @@ use crate::object::{Batch, PrevClose};
 use crate::record::{BatchRecord, Sealed, batch_aad};
 use crate::roster::Op;
 
+mod forged;
+
 fn identity(n: u8) -> Identity {
     Identity::from_seed(&[n; 32])
 }

@@ -196,7 +196,7 @@ pub fn first_entry(
     };
     let policy = match roster_entry(log, origin.id, policy)?.and_then(|item| item.policy) {
         Some(policy) => policy,
-        None => born.policy().encode(),
+        None => born.policy_bytes().clone(),
     };
     Ok(Some(RosterDelivery { roles: Some(roles), policy: Some(policy), ..item.delivery(ops) }))
 }

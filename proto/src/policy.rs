@@ -144,6 +144,43 @@ impl Policy {
     }
 }
 
+/// A policy and the bytes it came in. Those are what is hashed and passed on: what was signed is never encoded anew, and
+/// protobuf has more than one encoding for one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedPolicy {
+    policy: Policy,
+    bytes: Bytes,
+}
+
+impl CarriedPolicy {
+    /// Reads and checks a policy, and keeps its bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PolicyError> {
+        let policy = Policy::decode(bytes)?;
+        Ok(Self { policy, bytes: Bytes::copy_from_slice(bytes) })
+    }
+
+    /// What it says.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// As it came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// `H("policy", bytes)`.
+    pub fn hash(&self) -> Hash {
+        policy_hash(&self.bytes)
+    }
+}
+
+impl From<Policy> for CarriedPolicy {
+    fn from(policy: Policy) -> Self {
+        Self { bytes: policy.encode(), policy }
+    }
+}
+
 /// `H("policy", bytes)`.
 pub fn policy_hash(bytes: &[u8]) -> Hash {
     hash(HashLabel::Policy, &[bytes])

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sealcast_proto::object::{Genesis, RosterEntry, RosterHead, SUITE};
-use sealcast_proto::policy::Policy;
+use sealcast_proto::policy::{CarriedPolicy, Policy, policy_hash};
 use sealcast_proto::roster::{EntryBundle, Op, Role, Roster, RosterChain, RosterError, RosterMatch, removes};
 use sealcast_proto::{Hash, Identity, MemberIndex, RosterSeq, Signed, TopicId};
 
@@ -153,12 +153,69 @@ fn forks_gaps_and_repeats_are_told_apart() {
     assert!(matches!(roster.apply(&after.entry, &after.ops), Err(RosterError::Missing { .. })));
 }
 
+/// One policy in bytes that our own encoder would not choose: with a field that nobody knows, in another order, with a
+/// number written long, with a zero written out.
+fn other_encodings(policy: &Policy) -> Vec<Vec<u8>> {
+    let own = policy.encode();
+    // retain_ms, the second field, comes first: its tag and a varint.
+    assert_eq!(own[0], 0x10);
+    let end = 1 + own[1..].iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+    let (head, rest) = own.split_at(end);
+    let mut long = head.to_vec();
+    *long.last_mut().unwrap() |= 0x80;
+    vec![
+        [&own[..], &[0xf8, 0x07, 1]].concat(),
+        [rest, head].concat(),
+        [&long, &[0][..], rest].concat(),
+        [&[0x08, 0], &own[..]].concat(),
+    ]
+}
+
+#[test]
+fn a_policy_is_hashed_as_it_was_signed_by_those_who_hold_the_operations_and_by_those_who_do_not() {
+    let (topic, genesis, roster) = start();
+    let policy = Policy { retain_ms: 5_000_000, ..Policy::default() };
+    for bytes in other_encodings(&policy) {
+        let carried = CarriedPolicy::decode(&bytes).unwrap();
+        assert_eq!(carried.policy(), &policy);
+        assert_ne!(policy_hash(&bytes), policy_hash(&policy.encode()));
+        let bundle = roster.sign(&[Op::SetPolicy(carried)], &id(0), 5).unwrap();
+        assert_eq!(bundle.policy.as_deref(), Some(&bytes[..]));
+        assert_eq!(bundle.entry.peek().unwrap().policy_hash, policy_hash(&bytes));
+
+        let mut held = roster.clone();
+        held.apply(&bundle.entry, &bundle.ops).unwrap();
+        let mut chain = RosterChain::new(topic, &genesis);
+        // The same policy in other bytes is not what was signed.
+        let own = policy.encode();
+        assert!(chain.follow(&bundle.entry, None, Some(&own)).is_err());
+        chain.follow(&bundle.entry, None, Some(held.chain().policy_bytes())).unwrap();
+        assert_eq!(&chain, held.chain());
+        assert_eq!(
+            RosterChain::decode(&chain.encode()).unwrap(),
+            chain,
+            "nor is it encoded anew for the disk"
+        );
+        // And an entry that names the hash of our own encoding does not follow from these operations.
+        let own = bent(&bundle, &id(0), |entry| entry.policy_hash = policy_hash(&policy.encode()));
+        assert!(matches!(
+            roster.clone().apply(&own.entry, &own.ops),
+            Err(RosterError::Derived("policy_hash"))
+        ));
+        // Whoever joins the chain later is given the carried bytes as well.
+        let next = held.sign(&[Op::Rotate], &id(0), 6).unwrap();
+        held.apply(&next.entry, &next.ops).unwrap();
+        let (roles, policy) = (held.chain().roles_bytes(), held.chain().policy_bytes().clone());
+        RosterChain::begin_at(topic, &genesis, &next.entry, &roles, &policy).unwrap();
+    }
+}
+
 #[test]
 fn a_chain_may_begin_where_the_owner_signed_and_nowhere_else() {
     let (topic, genesis, mut roster) = start();
     apply(&mut roster, &[add(1, Role::Admin)]);
     let by_owner = apply(&mut roster, &[add(2, Role::Reader)]);
-    let (roles, policy) = (roster.chain().roles_bytes(), roster.chain().policy().encode());
+    let (roles, policy) = (roster.chain().roles_bytes(), roster.chain().policy_bytes().clone());
     let begun = RosterChain::begin_at(topic, &genesis, &by_owner.entry, &roles, &policy).unwrap();
     assert_eq!(begun.hash(), roster.chain().hash());
     assert!(RosterChain::begin_at(topic, &genesis, &by_owner.entry, &roles[..37], &policy).is_err());
@@ -262,7 +319,7 @@ proptest! {
                         let (member, _) = roster.find(&id(*n).public())?;
                         Op::SetRole { member, identity: id(*n).public(), role: *role }
                     }
-                    Step::Policy(ms) => Op::SetPolicy(Policy { retain_ms: *ms, ..Policy::default() }),
+                    Step::Policy(ms) => Op::set_policy(Policy { retain_ms: *ms, ..Policy::default() }),
                     Step::Rotate => Op::Rotate,
                 }))
                 .collect();

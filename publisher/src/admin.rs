@@ -128,7 +128,7 @@ impl TopicAdmin {
         let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state, resumed };
         let mut ops = Vec::new();
         if policy != Policy::default() {
-            ops.push(Op::SetPolicy(policy));
+            ops.push(Op::set_policy(policy));
         }
         ops.extend(
             members
@@ -211,7 +211,7 @@ impl TopicAdmin {
         policy: Policy,
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
-        self.change(confirm, |_, _| Ok(()), move |_| vec![Op::SetPolicy(policy.clone())]).await
+        self.change(confirm, |_, _| Ok(()), move |_| vec![Op::set_policy(policy.clone())]).await
     }
 
     /// Signs that the roster's head is still the head, for topics whose policy has a `max_roster_age`.

@@ -41,7 +41,7 @@ impl Bench {
         let (_, answers) = mpsc::unbounded_channel();
         let mut bench =
             Self { disk, shared, topic, admin: Admin::new(id, &parsed), hand: Hand::new(2), answers };
-        let ops = [Op::Add { identity: key(2), role: Role::Publisher }, Op::SetPolicy(policy)];
+        let ops = [Op::Add { identity: key(2), role: Role::Publisher }, Op::set_policy(policy)];
         let entry = bench.admin.entry(&ops);
         bench.roster(entry).await.unwrap();
         bench.attach().await;

@@ -84,7 +84,7 @@ impl RosterItem {
             entry: bundle.entry.clone(),
             ops: bundle.ops.clone(),
             roles: change.roles.then(|| chain.roles_bytes()),
-            policy: change.policy.then(|| chain.policy().encode()),
+            policy: change.policy.then(|| chain.policy_bytes().clone()),
             fence: change.fence,
         }
     }

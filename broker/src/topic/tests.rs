@@ -29,7 +29,7 @@ impl Bench {
         let mut ops: Vec<_> = [(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)]
             .map(|(n, role)| Op::Add { identity: key(n), role })
             .into();
-        ops.extend(policy.map(Op::SetPolicy));
+        ops.extend(policy.map(Op::set_policy));
         let bundle = bench.admin.entry(&ops);
         bench.roster(bundle);
         bench.commit();

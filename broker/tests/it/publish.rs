@@ -152,7 +152,7 @@ async fn a_memory_topic_says_what_its_acknowledgements_mean() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let policy = Policy { durability: Durability::Memory, ..Policy::default() };
-    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::set_policy(policy)])).await.unwrap();
     let client = world.client(2).await;
     let mut hand = Hand::new(2);
     let mut pipe = client.publish(topic).await;

@@ -69,7 +69,7 @@ async fn a_memory_topic_never_gives_an_offset_out_twice() {
     let mut world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let policy = Policy { durability: Durability::Memory, ..Policy::default() };
-    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::set_policy(policy)])).await.unwrap();
     let client = world.client(2).await;
     let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[]).await;
     let before = pipe.batch(&mut hand, b"one").await.offset;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sealcast_broker::Limits;
 use sealcast_link::LinkError;
 use sealcast_proto::frame::{Code, From, HoleReason, Reply, Request};
-use sealcast_proto::policy::Policy;
+use sealcast_proto::policy::{CarriedPolicy, Policy};
 use sealcast_proto::roster::{Op, Role, RosterChain};
 use sealcast_proto::{Offset, RosterSeq};
 
@@ -85,13 +85,38 @@ async fn a_subscription_begins_where_it_is_asked_to() {
     drop(owner);
 }
 
+/// A policy in bytes that the broker's own encoder would not choose is passed on as it was signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_delivered_in_the_bytes_that_were_signed() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(MEMBERS).await;
+    let policy = Policy { beacon_ms: 200, ..Policy::default() };
+    // With a field that nobody knows.
+    let bytes = [&policy.encode()[..], &[0xf8, 0x07, 1]].concat();
+    let op = Op::SetPolicy(CarriedPolicy::decode(&bytes).unwrap());
+    owner.append(topic, &admin.entry(&[op])).await.unwrap();
+    let reader = world.client(3).await;
+    let (_, parsed, _) = genesis(0);
+    for from in [From::Earliest, From::Latest] {
+        let replies = reader.read_all(topic, from, None).await;
+        let entry = *entries(&replies).last().unwrap();
+        assert_eq!(entry.policy.as_deref(), Some(&bytes[..]));
+    }
+    let replies = reader.read_all(topic, From::Earliest, None).await;
+    let mut chain = RosterChain::new(topic, &parsed);
+    for entry in entries(&replies) {
+        chain.follow(&entry.entry, entry.roles.as_deref(), entry.policy.as_deref()).unwrap();
+    }
+    assert_eq!(&chain, admin.roster.chain());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_roster_comes_as_a_chain_that_can_be_followed() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     owner.append(topic, &admin.add(&[(6, Role::Publisher)])).await.unwrap();
     let policy = Policy { beacon_ms: 200, ..Policy::default() };
-    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy.clone())])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::set_policy(policy.clone())])).await.unwrap();
     owner.append(topic, &admin.entry(&[Op::Rotate])).await.unwrap();
     let reader = world.client(3).await;
 
@@ -258,7 +283,7 @@ async fn what_retention_removed_is_announced() {
     let world = World::with(limits).await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     let policy = Policy { retain_bytes: 40_000, ..Policy::default() };
-    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::set_policy(policy)])).await.unwrap();
     let client = world.client(2).await;
     let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
     for n in 0..100u8 {
@@ -301,7 +326,7 @@ async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
     let world = World::with(limits).await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     let policy = Policy { retain_bytes: 1 << 20, ..Policy::default() };
-    owner.append(topic, &admin.entry(&[Op::SetPolicy(policy)])).await.unwrap();
+    owner.append(topic, &admin.entry(&[Op::set_policy(policy)])).await.unwrap();
     let client = world.client(2).await;
     let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
     let reader = world.client(3).await;

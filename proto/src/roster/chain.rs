@@ -10,7 +10,7 @@ use super::{Officer, Role, RosterError};
 use crate::identity::PublicKey;
 use crate::ids::{Hash, MemberIndex, RosterSeq, TopicId};
 use crate::object::{Genesis, RosterEntry, RosterHead, Signed};
-use crate::policy::{Policy, policy_hash};
+use crate::policy::{CarriedPolicy, Policy, policy_hash};
 use crate::wire;
 
 /// How a header's roster relates to the verified chain.
@@ -39,7 +39,7 @@ pub struct RosterChain {
     pub(super) known: BTreeMap<RosterSeq, Hash>,
     pub(super) officers: Vec<Officer>,
     pub(super) roles_hash: Hash,
-    pub(super) policy: Policy,
+    pub(super) policy: CarriedPolicy,
     pub(super) policy_hash: Hash,
     pub(super) last_removal_seq: RosterSeq,
     pub(super) next_member: MemberIndex,
@@ -50,7 +50,7 @@ impl RosterChain {
     /// Before entry 1 the roster is the owner alone: member 0, admin, default policy.
     pub fn new(topic: TopicId, genesis: &Genesis) -> Self {
         let officers = vec![Officer { member: MemberIndex(0), identity: genesis.owner, role: Role::Admin }];
-        let policy = Policy::default();
+        let policy = CarriedPolicy::from(Policy::default());
         Self {
             topic,
             owner: genesis.owner,
@@ -59,7 +59,7 @@ impl RosterChain {
             known: BTreeMap::from([(RosterSeq(0), Hash(topic.0))]),
             roles_hash: roles_hash(&encode_roles(officers.iter())),
             officers,
-            policy_hash: policy_hash(&policy.encode()),
+            policy_hash: policy.hash(),
             policy,
             last_removal_seq: RosterSeq(0),
             next_member: MemberIndex(1),
@@ -122,7 +122,7 @@ impl RosterChain {
             known: BTreeMap::from([(parsed.seq, hash)]),
             officers: decode_roles(roles)?,
             roles_hash: parsed.roles_hash,
-            policy: Policy::decode(policy)?,
+            policy: CarriedPolicy::decode(policy)?,
             policy_hash: parsed.policy_hash,
             last_removal_seq: parsed.last_removal_seq,
             next_member: parsed.next_member,
@@ -150,7 +150,7 @@ impl RosterChain {
             None
         } else {
             let bytes = policy.filter(|bytes| policy_hash(bytes) == parsed.policy_hash);
-            Some(Policy::decode(bytes.ok_or(RosterError::MissingList("policy"))?)?)
+            Some(CarriedPolicy::decode(bytes.ok_or(RosterError::MissingList("policy"))?)?)
         };
 
         self.seq = parsed.seq;
@@ -278,7 +278,12 @@ impl RosterChain {
 
     /// The policy in force.
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        self.policy.policy()
+    }
+
+    /// The policy in force, in the bytes whose hash the entries name.
+    pub fn policy_bytes(&self) -> &Bytes {
+        self.policy.bytes()
     }
 
     /// Members above reader, by rising index.
@@ -313,7 +318,7 @@ impl RosterChain {
                 .map(|(seq, hash)| wire::KnownEntry { seq: seq.0, hash: Bytes::copy_from_slice(&hash.0) })
                 .collect(),
             roles: self.roles_bytes(),
-            policy: self.policy.encode(),
+            policy: self.policy.bytes().clone(),
             policy_hash: Bytes::copy_from_slice(&self.policy_hash.0),
             last_removal_seq: self.last_removal_seq.0,
             next_member: self.next_member.0,
@@ -340,7 +345,7 @@ impl RosterChain {
             known,
             officers: decode_roles(&raw.roles)?,
             roles_hash: roles_hash(&raw.roles),
-            policy: Policy::decode(&raw.policy)?,
+            policy: CarriedPolicy::decode(&raw.policy)?,
             policy_hash: Hash::try_from(raw.policy_hash.as_ref()).map_err(|_| BAD)?,
             last_removal_seq: RosterSeq(raw.last_removal_seq),
             next_member: MemberIndex(raw.next_member),

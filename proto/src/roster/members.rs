@@ -11,7 +11,7 @@ use crate::identity::{Identity, PublicKey};
 use crate::ids::{MemberIndex, RosterSeq, TopicId};
 use crate::limits;
 use crate::object::{Genesis, RosterEntry, Signed};
-use crate::policy::{Policy, policy_hash};
+use crate::policy::CarriedPolicy;
 
 /// One member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ struct Plan {
     added: Vec<(MemberIndex, PublicKey, Role)>,
     removed: Vec<(MemberIndex, PublicKey)>,
     roles: BTreeMap<MemberIndex, Role>,
-    policy: Option<Policy>,
+    policy: Option<CarriedPolicy>,
     next_member: MemberIndex,
     fence: bool,
     rotate: bool,
@@ -103,7 +103,6 @@ impl Roster {
         let seq = self.chain.seq.next().ok_or(RosterError::TooMany("entries"))?;
         let plan = self.plan(ops)?;
         let ops = encode_ops(ops);
-        let policy = plan.policy.as_ref().map(Policy::encode);
         let entry = RosterEntry {
             topic: self.chain.topic,
             seq,
@@ -111,14 +110,15 @@ impl Roster {
             signer: admin.public(),
             ops_hash: hash(HashLabel::Ops, &[&ops]),
             roles_hash: roles_hash(&plan.roles_bytes),
-            policy_hash: policy.as_ref().map_or(self.chain.policy_hash, |bytes| policy_hash(bytes)),
+            policy_hash: plan.policy.as_ref().map_or(self.chain.policy_hash, CarriedPolicy::hash),
             last_removal_seq: if plan.fence { seq } else { self.chain.last_removal_seq },
             next_member: plan.next_member,
             // Rising, even when an admin's clock is behind another's.
             time_ms: now_ms.max(self.chain.time_ms),
         };
         let roles = (entry.roles_hash != self.chain.roles_hash).then_some(plan.roles_bytes);
-        let policy = policy.filter(|_| entry.policy_hash != self.chain.policy_hash);
+        let policy = plan.policy.filter(|_| entry.policy_hash != self.chain.policy_hash);
+        let policy = policy.map(|policy| policy.bytes().clone());
         Ok(EntryBundle { entry: Signed::sign(&entry, admin.signing_key()), ops, roles, policy })
     }
 
@@ -138,13 +138,14 @@ impl Roster {
         if roles_hash(&plan.roles_bytes) != parsed.roles_hash {
             return Err(RosterError::Derived("roles_hash"));
         }
-        let policy = plan.policy.as_ref().map(Policy::encode);
-        if policy.as_ref().map_or(self.chain.policy_hash, |bytes| policy_hash(bytes)) != parsed.policy_hash {
+        let policy = plan.policy.as_ref();
+        if policy.map_or(self.chain.policy_hash, CarriedPolicy::hash) != parsed.policy_hash {
             return Err(RosterError::Derived("policy_hash"));
         }
         let roles_changed = parsed.roles_hash != self.chain.roles_hash;
         let policy_changed = parsed.policy_hash != self.chain.policy_hash;
-        let entry = self.chain.follow(entry, Some(&plan.roles_bytes), policy.as_deref())?;
+        let policy = policy.map(|policy| policy.bytes().as_ref());
+        let entry = self.chain.follow(entry, Some(&plan.roles_bytes), policy)?;
 
         for (index, identity) in &plan.removed {
             self.members.remove(index);
@@ -227,7 +228,7 @@ impl Roster {
                     }
                 }
                 Op::SetPolicy(policy) => {
-                    policy.check()?;
+                    policy.policy().check()?;
                     plan.policy = Some(policy.clone());
                 }
                 Op::Rotate => plan.rotate = true,

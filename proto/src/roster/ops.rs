@@ -8,7 +8,7 @@ use crate::hash::{HashLabel, hash};
 use crate::identity::PublicKey;
 use crate::ids::MemberIndex;
 use crate::object::RosterEntry;
-use crate::policy::Policy;
+use crate::policy::{CarriedPolicy, Policy};
 use crate::{limits, wire};
 
 /// One change to a roster.
@@ -38,9 +38,16 @@ pub enum Op {
         role: Role,
     },
     /// The policy changes.
-    SetPolicy(Policy),
+    SetPolicy(CarriedPolicy),
     /// Every publisher starts a fresh epoch.
     Rotate,
+}
+
+impl Op {
+    /// The policy changes to this one.
+    pub fn set_policy(policy: Policy) -> Self {
+        Self::SetPolicy(policy.into())
+    }
 }
 
 /// Encodes operations, as they travel and are hashed.
@@ -56,7 +63,7 @@ pub fn encode_ops(ops: &[Op]) -> Bytes {
             Op::SetRole { member, identity, role } => {
                 W::SetRole(SetRole { member: member.0, identity: copy(identity), role: role.to_u8().into() })
             }
-            Op::SetPolicy(policy) => W::SetPolicy(SetPolicy { policy: policy.encode() }),
+            Op::SetPolicy(policy) => W::SetPolicy(SetPolicy { policy: policy.bytes().clone() }),
             Op::Rotate => W::Rotate(Rotate {}),
         };
         wire::Op { op: Some(op) }
@@ -91,7 +98,7 @@ pub fn decode_ops(bytes: &[u8]) -> Result<Vec<Op>, RosterError> {
                     identity: key(&raw.identity)?,
                     role: role(raw.role)?,
                 },
-                W::SetPolicy(raw) => Op::SetPolicy(Policy::decode(&raw.policy)?),
+                W::SetPolicy(raw) => Op::SetPolicy(CarriedPolicy::decode(&raw.policy)?),
                 W::Rotate(_) => Op::Rotate,
             })
         })

@@ -86,7 +86,7 @@ impl World {
         let change = self.roster.apply(&bundle.entry, &bundle.ops).unwrap();
         self.members.extend(change.added.iter().map(|(index, identity, _)| (*identity, *index)));
         let roles = self.roster.chain().roles_bytes();
-        let policy = self.roster.chain().policy().encode();
+        let policy = self.roster.chain().policy_bytes().clone();
         self.log.push(Stored::Roster { bundle, roles, policy });
     }
 
@@ -102,7 +102,7 @@ impl World {
     pub(crate) fn set_policy(&mut self, change: impl FnOnce(&mut Policy)) {
         let mut policy = self.roster.chain().policy().clone();
         change(&mut policy);
-        self.change(&[Op::SetPolicy(policy)]);
+        self.change(&[Op::set_policy(policy)]);
     }
 
     pub(crate) fn targets(&self, of: impl Fn(&PublicKey) -> bool) -> Vec<WrapTarget> {

@@ -175,7 +175,7 @@ pub(super) fn conversation() -> Value {
         beacon_ms: 100,
         ..Policy::default()
     };
-    topic.entry(&owner, &[Op::SetPolicy(policy), Op::Rotate]);
+    topic.entry(&owner, &[Op::set_policy(policy), Op::Rotate]);
     let new = fresh(&topic.plan(&owner, NOW, None), &targets(&[&owner, &alice, &press]), rng);
     let mut first = Talking::new(new.expect("a sound plan"), &owner, None);
     let full = Message { time_ms: u64::MAX, ..Message::new(vec![0xff; 300]) };

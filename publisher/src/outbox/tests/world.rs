@@ -96,7 +96,7 @@ impl World {
         let mut ops = vec![Op::Add { identity: world.publisher.public(), role: Role::Publisher }];
         ops.extend((0..readers).map(|n| Op::Add { identity: identity(10 + n).public(), role: Role::Reader }));
         if policy != Policy::default() {
-            ops.push(Op::SetPolicy(policy));
+            ops.push(Op::set_policy(policy));
         }
         world.roster(&ops);
         world.connect();

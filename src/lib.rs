@@ -60,8 +60,8 @@ pub use sealcast_proto::{
     BrokerLink, Epoch, Identity, Offset, PublicKey, RosterSeq, Seq, TopicId, TopicLink,
 };
 pub use sealcast_publisher::{
-    AdminError, Confirmation, Pending, PublishError, Publisher, Receipt, Topic, TopicAdmin, TopicStatus,
-    renew_prekey,
+    AdminError, Confirmation, Fork, Pending, PublishError, Publisher, Receipt, Standstill, Topic, TopicAdmin,
+    TopicStatus, renew_prekey,
 };
 pub use sealcast_state::{State, StateError};
 pub use sealcast_subscriber::{

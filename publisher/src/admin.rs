@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sealcast_link::{ConnectError, Connection, Link, LinkOptions, RequestError};
 use sealcast_proto::frame::{Code, Refusal, Reply, Request, RosterDelivery};
 use sealcast_proto::object::{Genesis, RosterHead, SUITE};
@@ -14,7 +15,8 @@ use sealcast_state::{RoleState, State, StateError, StateRole};
 use crate::clock::now_ms;
 use crate::confirm::{self, Confirmation, Until};
 use crate::error::PublishError;
-use crate::saved_admin::{AdminMarks, SavedEntry};
+use crate::fork::{Entries, Fork, Remembered};
+use crate::saved_admin::AdminMarks;
 use crate::session::{self, Give};
 
 /// How often an entry is signed anew because another admin was first, a count.
@@ -40,9 +42,9 @@ pub enum AdminError {
     /// The broker shows less than was seen before.
     #[error("the broker was rolled back: {0}")]
     Rollback(String),
-    /// The broker shows other entries than were seen before.
+    /// Two properly signed histories exist; with what proves it.
     #[error("the topic was forked: {0}")]
-    Fork(String),
+    Fork(Fork),
     /// The broker refused.
     #[error("the broker refused: {0}")]
     Refused(Refusal),
@@ -66,7 +68,14 @@ impl From<RequestError> for AdminError {
 impl From<PublishError> for AdminError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::NotAllowed(key) => Self::NotAllowed(key),
+            PublishError::NotAllowed(key) | PublishError::Removed(key) => Self::NotAllowed(key),
+            PublishError::Rollback(what) => Self::Rollback(what),
+            PublishError::Fork(fork) => Self::Fork(fork),
+            PublishError::Roster(error) => Self::Roster(error),
+            PublishError::State(error) => match Arc::try_unwrap(error) {
+                Ok(error) => Self::State(error),
+                Err(shared) => Self::Broker(shared.to_string()),
+            },
             other => Self::Broker(other.to_string()),
         }
     }
@@ -79,6 +88,7 @@ pub struct TopicAdmin {
     to_broker: Link,
     genesis: Genesis,
     roster: Roster,
+    entries: Entries,
     saved: RoleState,
     state: State,
     /// What an entry did that an earlier run signed, and that is now known to be stored.
@@ -125,7 +135,8 @@ impl TopicAdmin {
         let roster = Roster::new(topic, &genesis);
         let link = TopicLink { broker: broker.clone(), topic };
         let (state, resumed) = (state.clone(), Vec::new());
-        let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state, resumed };
+        let entries = Entries::default();
+        let mut admin = Self { identity, link, to_broker, genesis, roster, entries, saved, state, resumed };
         let mut ops = Vec::new();
         if policy != Policy::default() {
             ops.push(Op::set_policy(policy));
@@ -152,7 +163,8 @@ impl TopicAdmin {
         let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
         let roster = Roster::new(link.topic, &genesis);
         let (link, state, resumed) = (link.clone(), state.clone(), Vec::new());
-        let mut admin = Self { identity, link, to_broker, genesis, roster, saved, state, resumed };
+        let entries = Entries::default();
+        let mut admin = Self { identity, link, to_broker, genesis, roster, entries, saved, state, resumed };
         admin.look(&connection).await?;
         Ok(admin)
     }
@@ -287,7 +299,11 @@ impl TopicAdmin {
         }
         let epoch = |op: &Op| matches!(op, Op::Add { .. } | Op::Rotate);
         let until = if done.iter().any(epoch) { Until::NewEpoch } else { Until::Noticed };
-        confirm::wait(&self.to_broker, &mut self.roster, until, confirm).await
+        // It was just applied.
+        let Some(entry) = self.entries.newest().cloned() else {
+            return Ok(Confirmation::unchanged(self.roster.chain().seq()));
+        };
+        confirm::wait(&self.to_broker, &mut self.roster, &entry, until, confirm).await
     }
 
     /// Signs, saves, sends and applies one entry.
@@ -344,6 +360,7 @@ impl TopicAdmin {
 
     fn applied(&mut self, bundle: &EntryBundle) -> Result<(), AdminError> {
         self.roster.apply(&bundle.entry, &bundle.ops)?;
+        self.entries.keep(&bundle.entry);
         self.save(None)
     }
 
@@ -372,7 +389,7 @@ impl TopicAdmin {
         let mut replies = connection.fetch(Request::FetchRoster(self.link.topic, from)).await?;
         loop {
             match replies.next().await {
-                Ok(Some(Reply::Roster(delivery))) => self.take(&delivery, mark, pending.as_ref())?,
+                Ok(Some(Reply::Roster(delivery))) => self.take(&delivery, mark.as_ref(), pending.as_ref())?,
                 Ok(Some(Reply::AtHead { .. })) => break,
                 Ok(_) => return Err(AdminError::Broker("the broker ended the roster early".into())),
                 Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
@@ -382,7 +399,7 @@ impl TopicAdmin {
             }
         }
         let seq = self.roster.chain().seq();
-        if let Some(mark) = mark.filter(|mark| seq < mark.seq) {
+        if let Some(mark) = mark.as_ref().filter(|mark| seq < mark.seq) {
             return Err(AdminError::Rollback(format!(
                 "its roster ends at entry {seq}; entry {} was seen",
                 mark.seq
@@ -395,21 +412,22 @@ impl TopicAdmin {
     fn take(
         &mut self,
         delivery: &RosterDelivery,
-        mark: Option<SavedEntry>,
+        mark: Option<&Remembered>,
         pending: Option<&EntryBundle>,
     ) -> Result<(), AdminError> {
         // The broker shows the operations to publishers and admins only.
         let ops = delivery.ops.as_ref().ok_or_else(|| AdminError::NotAllowed(self.identity.public()))?;
         match self.roster.apply(&delivery.entry, ops) {
-            Ok(_) | Err(RosterError::Known(_)) => {}
+            Ok(_) => self.entries.keep(&delivery.entry),
+            Err(RosterError::Known(_)) => {}
             Err(RosterError::Fork(seq)) => {
-                return Err(AdminError::Fork(format!("two signed entries have number {seq}")));
+                return Err(AdminError::Fork(self.entries.fork(seq, &delivery.entry, mark)));
             }
             Err(error) => return Err(error.into()),
         }
         let chain = self.roster.chain();
         if let Some(mark) = mark.filter(|mark| mark.seq == chain.seq() && mark.hash != chain.hash()) {
-            return Err(AdminError::Fork(format!("entry {} is not the one seen before", mark.seq)));
+            return Err(AdminError::Fork(mark.fork(&delivery.entry)));
         }
         if pending.is_some_and(|pending| pending.entry.hash() == delivery.entry.hash()) {
             self.resumed = decode_ops(ops)?;
@@ -425,8 +443,12 @@ impl TopicAdmin {
     }
 
     fn save(&self, pending: Option<&EntryBundle>) -> Result<(), AdminError> {
-        let chain = self.roster.chain();
-        let mark = SavedEntry { seq: chain.seq(), hash: chain.hash() };
+        let seq = self.roster.chain().seq();
+        let hash = self.roster.chain().hash();
+        let mark = self
+            .entries
+            .newest()
+            .map_or(Remembered { seq, hash, record: Bytes::new() }, |entry| Remembered::new(seq, entry));
         let marks = AdminMarks { mark: Some(mark), pending: pending.cloned() };
         Ok(self.saved.save(&marks.encode())?)
     }

@@ -3,23 +3,29 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sealcast_link::{Connection, Link, backoff};
 use sealcast_proto::frame::{Context, Reply, Request};
-use sealcast_proto::object::{Beacon, EpochHeader};
+use sealcast_proto::object::{Beacon, EpochHeader, RosterEntry};
+use sealcast_proto::record::Record;
 use sealcast_proto::roster::{Roster, RosterError};
 use sealcast_proto::{Hash, PublicKey, RosterSeq, Signed};
 
 use crate::admin::AdminError;
+use crate::fork::{self, Fork};
 
 /// How far a change has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmation {
     /// The newest entry.
     pub seq: RosterSeq,
-    /// Publishers that signed that they know it.
+    /// Publishers that signed that they know it and, where newcomers or a rotation wait for that, began an epoch under it.
     pub confirmed: Vec<PublicKey>,
     /// Publishers that had said END, and when (milliseconds since 1970): they seal nothing until they come back.
     pub ended: Vec<(PublicKey, u64)>,
+    /// Publishers that signed that they know it, and did not begin an epoch under it in time: what they publish until then
+    /// is locked to newcomers, and sealed under the key of before a rotation.
+    pub noticed: Vec<PublicKey>,
     /// Publishers not heard from in time: offline, or kept in the dark by the broker.
     pub unheard: Vec<PublicKey>,
     /// Publishers of whom the broker shows nothing: they never published, or it hides them.
@@ -28,7 +34,14 @@ pub struct Confirmation {
 
 impl Confirmation {
     pub(crate) fn unchanged(seq: RosterSeq) -> Self {
-        Self { seq, confirmed: Vec::new(), ended: Vec::new(), unheard: Vec::new(), unseen: Vec::new() }
+        Self {
+            seq,
+            confirmed: Vec::new(),
+            ended: Vec::new(),
+            noticed: Vec::new(),
+            unheard: Vec::new(),
+            unseen: Vec::new(),
+        }
     }
 }
 
@@ -37,6 +50,8 @@ struct Heard {
     header: EpochHeader,
     header_hash: Hash,
     knows: (RosterSeq, Hash),
+    /// Where it says so: its header, and a beacon.
+    evidence: Vec<Bytes>,
     ended_ms: Option<u64>,
 }
 
@@ -55,25 +70,26 @@ struct Watcher<'a> {
     until: Until,
     target: RosterSeq,
     /// Entries from the target on: a publisher that knows another one under such a number is on a fork.
-    entries: BTreeMap<RosterSeq, Hash>,
+    entries: BTreeMap<RosterSeq, Signed<RosterEntry>>,
     publishers: BTreeMap<PublicKey, Heard>,
     /// Whether the broker said that it showed all it knows.
     at_head: bool,
 }
 
 /// Follows the topic until every live publisher has signed a header (or, where its notice is enough, a beacon) at or
-/// after the roster's head.
+/// after `entry`, the roster's head.
 ///
 /// Only who may publish is awaited: not the removed, nor those whose role was taken. A connection that breaks is made
 /// anew; whoever could not be asked counts as unheard.
 pub(crate) async fn wait(
     link: &Link,
     roster: &mut Roster,
+    entry: &Signed<RosterEntry>,
     until: Until,
     within: Duration,
 ) -> Result<Confirmation, AdminError> {
     let target = roster.chain().seq();
-    let entries = BTreeMap::from([(target, roster.chain().hash())]);
+    let entries = BTreeMap::from([(target, entry.clone())]);
     let publishers = BTreeMap::new();
     let mut watcher = Watcher { roster, until, target, entries, publishers, at_head: false };
     // A time-out is an answer too: it names whom we have not heard from.
@@ -121,9 +137,15 @@ impl Watcher<'_> {
                 Some(Reply::Roster(delivery)) => {
                     match self.roster.apply(&delivery.entry, &delivery.ops.unwrap_or_default()) {
                         Ok(change) => {
-                            self.entries.insert(change.entry.seq, delivery.entry.hash());
+                            self.entries.insert(change.entry.seq, delivery.entry);
                         }
                         Err(RosterError::Known(_)) => {}
+                        Err(RosterError::Fork(seq)) => {
+                            let ours = self.entries.get(&seq).map(fork::of_entry);
+                            let what = format!("two signed roster entries have number {seq}");
+                            let proof = ours.into_iter().chain([fork::of_entry(&delivery.entry)]).collect();
+                            return Err(AdminError::Fork(Fork { what, proof }));
+                        }
                         Err(error) => return Err(error.into()),
                     }
                 }
@@ -137,22 +159,32 @@ impl Watcher<'_> {
     fn pending(&self) -> Result<bool, AdminError> {
         let mut pending = false;
         for (publisher, heard) in &self.publishers {
-            let noticed = self.holds(publisher, heard.knows)?;
-            let reached = match self.until {
-                Until::Noticed => noticed,
-                Until::NewEpoch => noticed && heard.header.roster_seq >= self.target,
-            };
+            let reached = self.reached(publisher, heard)?;
             let awaited = self.roster.chain().may_publish(publisher) && heard.ended_ms.is_none();
             pending |= awaited && !reached;
         }
         Ok(pending)
     }
 
+    /// Whether a publisher did what is waited for.
+    fn reached(&self, publisher: &PublicKey, heard: &Heard) -> Result<bool, AdminError> {
+        let noticed = self.holds(publisher, heard)?;
+        Ok(match self.until {
+            Until::Noticed => noticed,
+            Until::NewEpoch => noticed && heard.header.roster_seq >= self.target,
+        })
+    }
+
     /// Whether an entry that a publisher knows is the target, or one that was verified after it.
-    fn holds(&self, publisher: &PublicKey, (seq, hash): (RosterSeq, Hash)) -> Result<bool, AdminError> {
+    fn holds(&self, publisher: &PublicKey, heard: &Heard) -> Result<bool, AdminError> {
+        let (seq, hash) = heard.knows;
         match self.entries.get(&seq) {
-            Some(held) if *held == hash => Ok(true),
-            Some(_) => Err(AdminError::Fork(format!("{publisher} follows another entry {seq}"))),
+            Some(held) if held.hash() == hash => Ok(true),
+            Some(held) => {
+                let what = format!("{publisher} follows another entry {seq}");
+                let proof = [&[fork::of_entry(held)], &heard.evidence[..]].concat();
+                Err(AdminError::Fork(Fork { what, proof }))
+            }
             None => Ok(false),
         }
     }
@@ -162,10 +194,13 @@ impl Watcher<'_> {
         for officer in self.roster.chain().officers() {
             let publisher = officer.identity;
             match self.publishers.get(&publisher) {
-                Some(heard) if self.holds(&publisher, heard.knows).unwrap_or(false) => {
+                Some(heard) if self.reached(&publisher, heard).unwrap_or(false) => {
                     confirmation.confirmed.push(publisher)
                 }
                 Some(Heard { ended_ms: Some(at), .. }) => confirmation.ended.push((publisher, *at)),
+                Some(heard) if self.holds(&publisher, heard).unwrap_or(false) => {
+                    confirmation.noticed.push(publisher)
+                }
                 Some(_) => confirmation.unheard.push(publisher),
                 None if self.at_head => confirmation.unseen.push(publisher),
                 None => confirmation.unheard.push(publisher),
@@ -199,7 +234,8 @@ impl Watcher<'_> {
             self.publishers.get(&header.publisher).is_none_or(|heard| heard.header.epoch < header.epoch);
         if newest {
             let knows = (header.roster_seq, header.roster_hash);
-            let heard = Heard { header_hash: signed.hash(), knows, ended_ms: None, header };
+            let evidence = vec![Record::Header(signed.clone()).encode()];
+            let heard = Heard { header_hash: signed.hash(), knows, evidence, ended_ms: None, header };
             self.publishers.insert(heard.header.publisher, heard);
         }
     }
@@ -211,6 +247,8 @@ fn heard_beacon(publisher: &PublicKey, signed: &Signed<Beacon>, publishers: &mut
     if beacon.header_hash == heard.header_hash {
         if beacon.roster_seq >= heard.knows.0 {
             heard.knows = (beacon.roster_seq, beacon.roster_hash);
+            heard.evidence.truncate(1);
+            heard.evidence.push(fork::of_beacon(signed));
         }
         heard.ended_ms = None;
     }
@@ -257,7 +295,7 @@ mod tests {
         let before = (RosterSeq(0), Hash(topic.0));
 
         let mut watch = |signed: &[Signed<EpochHeader>]| {
-            let entries = BTreeMap::from([head]);
+            let entries = BTreeMap::from([(head.0, bundle.entry.clone())]);
             let (until, target, at_head) = (Until::Noticed, head.0, true);
             let publishers = BTreeMap::new();
             let mut watcher = Watcher { roster: &mut roster, until, target, entries, publishers, at_head };
@@ -272,7 +310,47 @@ mod tests {
         assert_eq!((heard.confirmed, heard.unheard), (vec![publisher.public()], vec![]));
         // It follows another entry with this number: it does not know of this one.
         let (pending, heard) = watch(&[header(&publisher, topic, (head.0, Hash([9; 32])))]);
-        assert!(matches!(pending, Err(AdminError::Fork(_))));
+        let Err(AdminError::Fork(fork)) = pending else { panic!("{pending:?}") };
         assert_eq!(heard.confirmed, []);
+        // The entry that was verified, and the publisher's own word for another one.
+        let [ours, theirs] = &fork.proof[..] else { panic!("{fork:?}") };
+        assert_eq!(Record::decode(ours.clone()), Ok(Record::Roster(bundle.entry.clone())));
+        let Ok(Record::Header(theirs)) = Record::decode(theirs.clone()) else { panic!() };
+        assert_eq!(theirs.verify(&publisher.public()).unwrap().roster_hash, Hash([9; 32]));
+    }
+
+    #[test]
+    fn a_publisher_that_only_knows_did_not_begin_an_epoch() {
+        let [owner, publisher] = [1, 2].map(|n| Identity::from_seed(&[n; 32]));
+        let genesis = Genesis { suite: SUITE, name: "t".into(), owner: owner.public(), nonce: [0; 32] };
+        let topic = Signed::sign(&genesis, owner.signing_key()).topic_id();
+        let mut roster = Roster::new(topic, &genesis);
+        let add = Op::Add { identity: publisher.public(), role: Role::Publisher };
+        let bundle = roster.sign(&[add], &owner, 1).unwrap();
+        roster.apply(&bundle.entry, &bundle.ops).unwrap();
+        let (seq, hash) = (roster.chain().seq(), roster.chain().hash());
+        let old = header(&publisher, topic, (RosterSeq(0), Hash(topic.0)));
+        let beacon = Beacon {
+            header_hash: old.hash(),
+            next_batch_no: sealcast_proto::BatchNo(0),
+            last_batch_hash: old.hash(),
+            roster_seq: seq,
+            roster_hash: hash,
+            time_ms: 2,
+        };
+        let beacon = Signed::sign(&beacon, publisher.signing_key());
+        let mut heard = |until| {
+            let entries = BTreeMap::from([(seq, bundle.entry.clone())]);
+            let (publishers, at_head) = (BTreeMap::new(), true);
+            let mut watcher =
+                Watcher { roster: &mut roster, until, target: seq, entries, publishers, at_head };
+            watcher.heard_header(&old);
+            heard_beacon(&publisher.public(), &beacon, &mut watcher.publishers);
+            let Confirmation { confirmed, noticed, .. } = watcher.confirmation();
+            (watcher.pending().unwrap(), confirmed, noticed)
+        };
+        let publisher = vec![publisher.public()];
+        assert_eq!(heard(Until::Noticed), (false, publisher.clone(), vec![]));
+        assert_eq!(heard(Until::NewEpoch), (true, vec![], publisher));
     }
 }

@@ -20,6 +20,7 @@ use crate::error::PublishError;
 use crate::marks::Marks;
 use crate::outbox::{Effect, EpochWork, Input, Outbox, Receipt};
 use crate::session::{self, Give, Session, watched};
+use crate::standstill::Standstill;
 
 /// Commands taken from the application in one go, a count: what waits is sealed together.
 const COMMANDS_AT_ONCE: usize = 4096;
@@ -49,6 +50,8 @@ pub struct TopicStatus {
     pub members: usize,
     /// Members that got no slot in the current epoch: their prekey expired, or their key is not usable.
     pub unreachable: Vec<sealcast_proto::PublicKey>,
+    /// Why nothing gets through at present, if nothing does.
+    pub standstill: Option<Standstill>,
 }
 
 /// Everything a driver needs.
@@ -401,8 +404,8 @@ impl Driver {
 
     fn publish_status(&self) {
         let members = self.outbox.roster().members().len();
-        let unreachable = self.outbox.unreachable();
-        self.status.send_replace(TopicStatus { members, unreachable });
+        let (unreachable, standstill) = (self.outbox.unreachable(), self.outbox.standstill());
+        self.status.send_replace(TopicStatus { members, unreachable, standstill });
     }
 
     fn check_prekey(&self, connection: Connection) {

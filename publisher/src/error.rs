@@ -8,6 +8,8 @@ use sealcast_proto::PublicKey;
 use sealcast_proto::roster::RosterError;
 use sealcast_state::StateError;
 
+use crate::fork::Fork;
+
 /// Why nothing can be published (any more). Cheap to clone: every waiting message gets the same answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
@@ -23,9 +25,9 @@ pub enum PublishError {
     /// The broker offers less than was already seen: it was restored from an old copy, or it lies.
     #[error("the broker was rolled back: {0}")]
     Rollback(String),
-    /// Two properly signed histories exist.
+    /// Two properly signed histories exist; with what proves it.
     #[error("the topic was forked: {0}")]
-    Fork(String),
+    Fork(Fork),
     /// The same identity publishes elsewhere. One identity has one state directory.
     #[error("this identity publishes to the topic from somewhere else too")]
     IdentityInUse,

@@ -17,6 +17,8 @@ mod confirm;
 mod directory;
 mod driver;
 mod error;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
+mod fork;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -26,11 +28,14 @@ mod marks;
 mod outbox;
 mod saved_admin;
 mod session;
+mod standstill;
 mod topic;
 
 pub use admin::{AdminError, TopicAdmin, renew_prekey};
 pub use confirm::Confirmation;
 pub use driver::TopicStatus;
 pub use error::PublishError;
+pub use fork::Fork;
 pub use outbox::Receipt;
+pub use standstill::Standstill;
 pub use topic::{Pending, Publisher, Topic};

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use prost::Message as _;
 use sealcast_proto::{Epoch, Hash, PublicKey, RosterSeq, Seq};
+
+use crate::fork::Remembered;
 
 /// Saved marks that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +29,8 @@ pub struct Position {
 /// What a publisher remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// The newest roster entry verified, and its hash.
-    pub roster: Option<(RosterSeq, Hash)>,
+    /// The newest roster entry verified.
+    pub roster: Option<Remembered>,
     /// The newest position acknowledged.
     pub position: Option<Position>,
     /// The number the next message gets.
@@ -54,6 +57,8 @@ struct Saved {
     next_seq: u64,
     #[prost(message, repeated, tag = "8")]
     prekeys: Vec<SavedPrekey>,
+    #[prost(bytes = "bytes", tag = "9")]
+    roster_entry: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -67,9 +72,12 @@ struct SavedPrekey {
 impl Marks {
     /// The bytes kept in the state directory.
     pub fn encode(&self) -> Vec<u8> {
-        let (roster_seq, roster_hash) =
-            self.roster.map_or((0, Vec::new()), |(seq, hash)| (seq.0, hash.0.to_vec()));
-        let mut saved = Saved { roster_seq, roster_hash, next_seq: self.next_seq.0, ..Saved::default() };
+        let mut saved = Saved { next_seq: self.next_seq.0, ..Saved::default() };
+        if let Some(roster) = &self.roster {
+            saved.roster_seq = roster.seq.0;
+            saved.roster_hash = roster.hash.0.to_vec();
+            saved.roster_entry = roster.record.clone();
+        }
         if let Some(position) = self.position {
             saved.epoch = position.epoch.0;
             saved.header_hash = position.header_hash.0.to_vec();
@@ -90,7 +98,11 @@ impl Marks {
         let hash = |bytes: &[u8]| Hash::try_from(bytes).map_err(|_| MarksError);
         let roster = match saved.roster_hash.as_slice() {
             [] => None,
-            bytes => Some((RosterSeq(saved.roster_seq), hash(bytes)?)),
+            bytes => Some(Remembered {
+                seq: RosterSeq(saved.roster_seq),
+                hash: hash(bytes)?,
+                record: saved.roster_entry,
+            }),
         };
         let position = match saved.header_hash.as_slice() {
             [] => None,
@@ -118,7 +130,11 @@ mod tests {
     #[test]
     fn marks_round_trip() {
         let marks = Marks {
-            roster: Some((RosterSeq(7), Hash([1; 32]))),
+            roster: Some(Remembered {
+                seq: RosterSeq(7),
+                hash: Hash([1; 32]),
+                record: Bytes::from_static(b"a record"),
+            }),
             position: Some(Position {
                 epoch: Epoch(9),
                 header_hash: Hash([2; 32]),

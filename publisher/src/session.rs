@@ -7,7 +7,7 @@ use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, Reque
 use sealcast_proto::frame::{Code, Reply, Request};
 use sealcast_proto::object::Genesis;
 use sealcast_proto::policy::Policy;
-use sealcast_proto::roster::RosterChain;
+use sealcast_proto::roster::{RosterChain, RosterError};
 use sealcast_proto::{Identity, RosterSeq, TopicId};
 use sealcast_state::State;
 
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::clock::now_ms;
 use crate::error::PublishError;
+use crate::fork::Entries;
 use crate::outbox::Input;
 
 /// Inputs on their way from a watch that is not at the head yet, a count.
@@ -82,12 +83,19 @@ pub(crate) async fn fetch_policy(
     genesis: &Genesis,
 ) -> Result<Policy, PublishError> {
     let broken = |error: RequestError| PublishError::Broker(error.to_string());
-    let mut chain = RosterChain::new(topic, genesis);
+    let (mut chain, mut entries) = (RosterChain::new(topic, genesis), Entries::default());
     let mut replies = connection.fetch(Request::FetchRoster(topic, RosterSeq(1))).await.map_err(broken)?;
     loop {
         match replies.next().await.map_err(broken)? {
-            Some(Reply::Roster(entry)) => {
-                chain.follow(&entry.entry, entry.roles.as_deref(), entry.policy.as_deref())?;
+            Some(Reply::Roster(delivery)) => {
+                let (roles, policy) = (delivery.roles.as_deref(), delivery.policy.as_deref());
+                match chain.follow(&delivery.entry, roles, policy) {
+                    Ok(_) => entries.keep(&delivery.entry),
+                    Err(RosterError::Fork(seq)) => {
+                        return Err(PublishError::Fork(entries.fork(seq, &delivery.entry, None)));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             Some(Reply::AtHead { .. }) => return Ok(chain.policy().clone()),
             _ => return Err(PublishError::Broker("it ended the roster early".into())),

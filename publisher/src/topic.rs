@@ -17,6 +17,7 @@ use crate::error::PublishError;
 use crate::marks::Marks;
 use crate::outbox::{Effect, Input, Outbox, Receipt};
 use crate::session::{self, Give, SessionError};
+use crate::standstill::Standstill;
 
 /// What an application may have waiting for acknowledgement, KiB: bounds memory, and slows the application down to what
 /// the broker and its disk can take.
@@ -89,8 +90,10 @@ impl Publisher {
 
         let (commands, received) = mpsc::channel(1024);
         let failed = Arc::new(OnceLock::new());
-        let (status, seen) =
-            watch::channel(TopicStatus { members: outbox.roster().members().len(), unreachable: Vec::new() });
+        let (status, seen) = watch::channel(TopicStatus {
+            members: outbox.roster().members().len(),
+            ..TopicStatus::default()
+        });
         let driver = Driver {
             link: to_broker,
             topic: link.topic,
@@ -220,9 +223,18 @@ impl Topic {
         &self.link
     }
 
-    /// Members and who of them cannot be reached.
+    /// Members, who of them cannot be reached, and whether anything is in the way.
     pub fn status(&self) -> TopicStatus {
         self.status.borrow().clone()
+    }
+
+    /// Resolves when nothing gets through, with the reason; at once if that is so now, never if the topic ends before.
+    pub async fn standstill(&self) -> Standstill {
+        let mut status = self.status.clone();
+        match status.wait_for(|status| status.standstill.is_some()).await.map(|status| status.standstill) {
+            Ok(Some(standstill)) => standstill,
+            _ => std::future::pending().await,
+        }
     }
 
     fn failure(&self) -> PublishError {

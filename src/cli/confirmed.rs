@@ -34,12 +34,20 @@ pub(crate) fn say_confirmed(confirmation: &Confirmation) {
     }
 }
 
-/// For changes that somebody counts on: not having heard from a publisher is a failure.
+/// For changes that somebody counts on: not having heard from a publisher, or only that it knows, is a failure.
 pub(crate) fn all_heard(confirmation: &Confirmation, confirm: Duration) -> Result<(), Failure> {
-    if confirmation.unheard.is_empty() {
+    let within = times::span(times::millis(confirm));
+    if confirmation.unheard.is_empty() && confirmation.noticed.is_empty() {
         return Ok(());
     }
-    let within = times::span(times::millis(confirm));
+    if confirmation.unheard.is_empty() {
+        let message = format!(
+            "it is done, but still under the old key after {within}: {}",
+            names(&confirmation.noticed)
+        );
+        return Err(Failure::new(Exit::TimedOut, message)
+            .hint("they know, and change it soon; --confirm waits longer"));
+    }
     let message = format!(
         "it is done, but nothing was heard within {within} from {}: offline, or kept in the dark by the broker",
         names(&confirmation.unheard)
@@ -50,6 +58,10 @@ pub(crate) fn all_heard(confirmation: &Confirmation, confirm: Duration) -> Resul
 
 /// For changes that harm nobody who learns of them late.
 pub(crate) fn say_unheard(confirmation: &Confirmation) {
+    if !confirmation.noticed.is_empty() {
+        let publishers = names(&confirmation.noticed);
+        say!("they know, but what they publish is still locked to newcomers: {publishers}");
+    }
     if !confirmation.unheard.is_empty() {
         say!("not heard from: {} (offline, or kept in the dark by the broker)", names(&confirmation.unheard));
     }

@@ -2,12 +2,16 @@
 
 use std::process::ExitCode;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use sealcast_broker::StartError;
 use sealcast_envelope::MessageError;
 use sealcast_link::{ConnectError, RequestError};
 use sealcast_proto::frame::{Code, Refusal};
+use sealcast_proto::roster::RosterError;
 use sealcast_proto::topic_link::LinkError;
-use sealcast_publisher::{AdminError, PublishError};
+use sealcast_publisher::{AdminError, Fork, PublishError};
 use sealcast_state::StateError;
 use sealcast_subscriber::{Event, SubscribeError};
 
@@ -41,11 +45,13 @@ pub(crate) struct Failure {
     exit: Exit,
     message: String,
     hint: Option<String>,
+    /// Signed objects that contradict each other.
+    proof: Vec<Bytes>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self { exit, message: message.into(), hint: None, proof: Vec::new() }
     }
 
     /// A mistake in what the person asked for.
@@ -73,6 +79,12 @@ impl Failure {
 
     /// Says it, and gives the process's exit code.
     pub(crate) fn report(&self) -> ExitCode {
+        for (part, n) in self.proof.iter().zip(1..) {
+            say::line(
+                "sealcast",
+                format_args!("proof {n} of {}: {}", self.proof.len(), STANDARD.encode(part)),
+            );
+        }
         say::line("error", format_args!("{}", self.message));
         if let Some(hint) = &self.hint {
             say::line("hint", format_args!("{hint}"));
@@ -152,7 +164,8 @@ impl From<PublishError> for Failure {
             PublishError::Removed(_) => {
                 as_is(Exit::NotAllowed).hint("only an admin of the topic can add it again")
             }
-            PublishError::Rollback(_) | PublishError::Fork(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            PublishError::Rollback(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            PublishError::Fork(fork) => forked(fork, as_is(Exit::Crypto)),
             PublishError::Roster(_) | PublishError::Seal(_) => as_is(Exit::Crypto).hint(DISTRUST),
             PublishError::IdentityInUse => as_is(Exit::Failure)
                 .hint("give every machine an identity of its own; if nobody of yours does, remove it"),
@@ -171,13 +184,19 @@ impl From<AdminError> for Failure {
             AdminError::Connect(error) => error.into(),
             AdminError::NotAllowed(_) => as_is(Exit::NotAllowed)
                 .hint("act as an admin of the topic (-i); a broker may let only its owners create topics"),
-            AdminError::Roster(_) => {
+            // What a person asked for is against the rules; anything else is wrong with what the broker showed.
+            AdminError::Roster(RosterError::Rule(_) | RosterError::TooMany(_) | RosterError::Policy(_)) => {
                 as_is(Exit::Failure).hint("`sealcast topic show LINK -i ADMIN` lists the members")
             }
+            AdminError::Roster(RosterError::Signer(_)) => {
+                as_is(Exit::NotAllowed).hint("act as an admin of the topic (-i)")
+            }
+            AdminError::Roster(_) => as_is(Exit::Crypto).hint(DISTRUST),
             AdminError::Members(_) => {
                 as_is(Exit::Failure).hint("`sealcast topic show LINK -i ADMIN` lists the members")
             }
-            AdminError::Rollback(_) | AdminError::Fork(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            AdminError::Rollback(_) => as_is(Exit::Crypto).hint(DISTRUST),
+            AdminError::Fork(fork) => forked(fork, as_is(Exit::Crypto)),
             AdminError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
             AdminError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
             AdminError::State(error) => error.into(),
@@ -223,6 +242,11 @@ impl From<Event> for Failure {
             _ => as_is(Exit::Failure).hint(AGAIN),
         }
     }
+}
+
+/// With the proof, for whoever can do something about it.
+fn forked(fork: &Fork, failure: Failure) -> Failure {
+    Failure { proof: fork.proof.clone(), ..failure }.hint("show the proof to the topic's owner")
 }
 
 const AGAIN: &str = "try again; if it persists, look at the broker's log";

@@ -1,6 +1,7 @@
 //! `sealcast pub`: publish a message, a file, or a message a line.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -110,21 +111,34 @@ impl Publish {
         };
         let members = topic.status().members;
         let mut tally = Tally::default();
-        let published = match (one, source) {
-            (Some(message), _) => {
-                if members > MANY_MEMBERS {
-                    hint!(
-                        "each run wraps a new key for {}; `pub --lines` wraps it once for many messages",
-                        count(members as u64, "member")
-                    );
+        let publishing = async {
+            match (one, source) {
+                (Some(message), _) => {
+                    if members > MANY_MEMBERS {
+                        hint!(
+                            "each run wraps a new key for {}; `pub --lines` wraps it once for many messages",
+                            count(members as u64, "member")
+                        );
+                    }
+                    publish_one(&topic, message, self.timeout, &mut stop, &mut tally).await
                 }
-                publish_one(&topic, message, self.timeout, &mut stop, &mut tally).await
-            }
-            (None, Some(source)) => {
-                publish_lines(&topic, input::lines(source), &template, self.timeout, &mut stop, &mut tally)
+                (None, Some(source)) => {
+                    publish_lines(
+                        &topic,
+                        input::lines(source),
+                        &template,
+                        self.timeout,
+                        &mut stop,
+                        &mut tally,
+                    )
                     .await
+                }
+                (None, None) => Ok(()),
             }
-            (None, None) => Ok(()),
+        };
+        let published = tokio::select! {
+            published = publishing => published.map_err(|failure| explained(failure, &topic, self.timeout)),
+            never = say_standstill(&topic) => match never {},
         };
         // Even after a failure: members learn that nothing more will come. Not after a broker's long silence.
         let closed = match &published {
@@ -213,6 +227,25 @@ async fn within<T, E: Into<Failure>>(
             ),
         )
         .hint("see whether the broker runs and has disk space; --timeout waits longer")),
+    }
+}
+
+/// Says at once when nothing gets through: `--timeout` may be long.
+async fn say_standstill(topic: &Topic) -> Infallible {
+    let standstill = topic.standstill().await;
+    say!("{standstill}");
+    std::future::pending().await
+}
+
+/// A time-out with its cause, where that is known.
+fn explained(failure: Failure, topic: &Topic, timeout: Duration) -> Failure {
+    match topic.status().standstill {
+        Some(standstill) if failure.exit() == Exit::TimedOut => Failure::new(
+            Exit::TimedOut,
+            format!("no acknowledgement within {}: {standstill}", times::span(times::millis(timeout))),
+        )
+        .hint(standstill.hint()),
+        _ => failure,
     }
 }
 

@@ -1,6 +1,10 @@
 //! The commands against a broker: what they say, what they write, and how they fail.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealcast::{Identity, Policy, State, TopicAdmin};
 
 use crate::parties::{Broker, Feed, Party};
 use crate::program::{Ran, World};
@@ -423,4 +427,35 @@ fn random_bytes_to_the_port_disturb_nobody() {
     }
     publish(&feed, &["still here"]).ok();
     assert_eq!(read_all(&feed, "a", &[]).ok(), "still here\n");
+}
+
+/// Nobody confirmed the roster for as long as the policy says: `pub` says at once why nothing happens, and in the end
+/// what is to be done.
+#[test]
+fn a_roster_that_nobody_confirmed_is_named_by_the_publisher() {
+    let world = World::new();
+    let broker = Broker::start(&world);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let owner = Arc::new(Identity::generate(&mut rand::rng()));
+    world.write("owner", owner.to_text().as_str());
+    let state = State::dir(world.path("state-owner")).unwrap();
+    // Over as soon as it was signed.
+    let policy = Policy { max_roster_age_ms: 1, ..Policy::default() };
+    let to = broker.link.parse().unwrap();
+    let create = TopicAdmin::create(&to, "t", owner.clone(), &state, policy, &[]);
+    let admin = runtime.block_on(create).unwrap();
+    let link = admin.link().clone();
+    drop(admin);
+    let text = link.to_string();
+    let publish =
+        || world.run(["pub", &text, "hello", "--timeout", "1s", "-i", "owner", "--state", "state-owner"]);
+    let ran = publish();
+    ran.fails(6, "no admin has confirmed the roster", "sealcast rotate");
+    assert!(ran.stderr.contains("sealcast: nothing is sealed: no admin"), "{}", ran.stderr);
+
+    runtime.block_on(async {
+        let mut admin = TopicAdmin::open(&link, owner, &state).await.unwrap();
+        admin.set_policy(Policy::default(), Duration::from_secs(5)).await.unwrap();
+    });
+    publish().ok();
 }

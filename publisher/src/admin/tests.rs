@@ -175,3 +175,18 @@ async fn damaged_marks_are_named_as_such_and_not_blamed_on_the_broker() {
     let error = TopicAdmin::open(&world.link, world.owner.clone(), &state).await.unwrap_err();
     assert!(matches!(error, AdminError::State(StateError::Corrupt { .. })), "{error}");
 }
+
+#[test]
+fn what_is_wrong_with_the_broker_keeps_its_kind() {
+    let fork =
+        Fork { what: "two".into(), proof: vec![Bytes::from_static(b"one"), Bytes::from_static(b"other")] };
+    assert!(
+        matches!(AdminError::from(PublishError::Fork(fork.clone())), AdminError::Fork(kept) if kept == fork)
+    );
+    let rollback = AdminError::from(PublishError::Rollback("less".into()));
+    assert!(matches!(rollback, AdminError::Rollback(what) if what == "less"));
+    let roster = AdminError::from(PublishError::Roster(RosterError::Topic));
+    assert!(matches!(roster, AdminError::Roster(RosterError::Topic)));
+    let removed = AdminError::from(PublishError::Removed(key(1)));
+    assert!(matches!(removed, AdminError::NotAllowed(who) if who == key(1)));
+}

@@ -6,11 +6,12 @@ use sealcast_proto::record::Record;
 use sealcast_proto::{BatchNo, Epoch, Hash, Seq, limits};
 
 use super::{
-    Effect, MAX_ATTEMPTS, MAX_FLIGHT, MAX_FLIGHT_BYTES, MAX_RETRY_MS, Outbox, Queued, RETRY_MS, Receipt,
-    cost, fits,
+    Effect, MAX_ATTEMPTS, MAX_FAULTS, MAX_FLIGHT, MAX_FLIGHT_BYTES, MAX_RETRY_MS, Outbox, Queued, RETRY_MS,
+    Receipt, cost, fits,
 };
 use crate::error::PublishError;
 use crate::marks::Position;
+use crate::standstill::Standstill;
 
 /// How long a record may go without an answer, milliseconds: many slow fsyncs, and not so long that nobody waits for it.
 pub(super) const ANSWER_MS: u64 = 30_000;
@@ -119,9 +120,14 @@ impl Outbox {
         now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Result<(), PublishError> {
+        if !self.connected {
+            return Ok(()); // Said on a connection that was given up.
+        }
         let number = (ack.epoch, ack.batch_no);
-        let Some(flight) = self.flight.iter_mut().find(|flight| flight.is(number)) else {
-            return Ok(()); // Answered already, on an earlier connection.
+        // Each record that this connection carried is answered once.
+        let unanswered = |flight: &&mut Flight| flight.is(number) && flight.sent && flight.acked.is_none();
+        let Some(flight) = self.flight.iter_mut().find(unanswered) else {
+            return self.fault("it acknowledges a record that waits for no answer", effects);
         };
         flight.acked = Some(ack);
         while let Some(front) = self.flight.front()
@@ -133,6 +139,9 @@ impl Outbox {
             if refused.is_some_and(before) {
                 return Err(PublishError::Broker("it stored a batch but not the one before".into()));
             }
+            if self.last_offset.is_some_and(|last| ack.offset <= last) {
+                return self.fault("it stored a record before the one that it follows", effects);
+            }
             self.settled(ack, now_ms, effects);
         }
         // A refusal may have overtaken these answers.
@@ -143,15 +152,16 @@ impl Outbox {
     /// The oldest record in flight is stored.
     fn settled(&mut self, ack: Ack, now_ms: u64, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flight.pop_front() else { return };
+        self.last_offset = Some(ack.offset);
         let Some(batch) = flight.batch else {
             // A header is no success while messages wait for it: a broker could take each header and no batch, for ever.
             if self.queue.is_empty() {
-                self.attempts = 0;
+                (self.attempts, self.faults, self.trouble) = (0, 0, None);
             }
             self.header_accepted(flight.epoch, flight.hash, now_ms);
             return;
         };
-        self.attempts = 0;
+        (self.attempts, self.faults, self.trouble) = (0, 0, None);
         self.flight_bytes = self.flight_bytes.saturating_sub(batch.bytes);
         let header_hash = self.accepted.map_or(flight.hash, |position| position.header_hash);
         self.accepted = Some(Position {
@@ -188,10 +198,14 @@ impl Outbox {
             }
             _ => {}
         }
-        let Some(at) =
-            refusal.record.and_then(|record| self.flight.iter().position(|flight| flight.is(record)))
+        if !self.connected {
+            return Ok(()); // Said on a connection that was given up.
+        }
+        let Some(at) = refusal
+            .record
+            .and_then(|record| self.flight.iter().position(|flight| flight.is(record) && flight.sent))
         else {
-            return Ok(());
+            return self.fault("it refuses a record that waits for no answer", effects);
         };
         if self.flight.range(at..).any(|flight| flight.acked.is_some()) {
             return Err(PublishError::Broker("it refuses a batch but stored one after it".into()));
@@ -223,6 +237,19 @@ impl Outbox {
             Some(batch) => self.take_back(batch),
         }
         self.requeue_refused();
+        Ok(())
+    }
+
+    /// The broker says what cannot be true. Another connection, or another host, may do better; what is in flight is kept
+    /// and sent again. After a few times in a row it is named to the application.
+    fn fault(&mut self, what: &'static str, effects: &mut Vec<Effect>) -> Result<(), PublishError> {
+        self.faults += 1;
+        if self.faults > MAX_FAULTS {
+            return Err(PublishError::Broker(what.into()));
+        }
+        self.trouble = Some(Standstill::BrokerFault { what });
+        self.lost();
+        effects.push(Effect::Reconnect { after_ms: RETRY_MS });
         Ok(())
     }
 
@@ -281,7 +308,10 @@ impl Outbox {
 
     /// A broker that takes records and says nothing about them is left, for another connection or another host.
     pub(super) fn reconnect_if_unanswered(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
-        if self.answer_due().is_some_and(|due| due <= now_ms) {
+        if let Some(due) = self.answer_due().filter(|due| *due <= now_ms) {
+            // Not an error, however often: a disk may be slow, and the application may want to wait.
+            let since_ms = due.saturating_sub(ANSWER_MS);
+            self.trouble = Some(self.trouble.unwrap_or(Standstill::Unanswered { since_ms }));
             self.lost();
             effects.push(Effect::Reconnect { after_ms: RETRY_MS });
         }

@@ -36,7 +36,9 @@ use sealcast_proto::{
 
 use crate::directory::PrekeyDirectory;
 use crate::error::PublishError;
+use crate::fork::{Entries, Remembered};
 use crate::marks::{Marks, Position};
+use crate::standstill::Standstill;
 use flight::Flight;
 use rotation::Next;
 
@@ -48,6 +50,8 @@ const MAX_FLIGHT_BYTES: usize = 16 << 20;
 const COALESCE_MS: u64 = 50;
 /// How far saved marks may be behind what was acknowledged, milliseconds.
 const SAVE_EVERY_MS: u64 = 500;
+/// Contradictions of the broker in a row after which it is given up, a count.
+const MAX_FAULTS: u32 = 4;
 /// Epochs in a row that came to nothing, after which the broker is given up, a count.
 const MAX_ATTEMPTS: u32 = 16;
 /// Prekeys kept for identities that may become members, a count: as many as join between two looks at a roster.
@@ -144,6 +148,7 @@ pub struct Outbox {
     identity: Arc<Identity>,
     topic: TopicId,
     roster: Roster,
+    entries: Entries,
     /// The newest of an admin's entries and heads, milliseconds since 1970.
     admin_word_ms: u64,
     directory: PrekeyDirectory,
@@ -193,6 +198,12 @@ pub struct Outbox {
     beacon_now: bool,
     spoke_ms: u64,
     attempts: u32,
+    /// Where the newest acknowledged record is: what follows it lies behind it.
+    last_offset: Option<Offset>,
+    /// Contradictions in a row.
+    faults: u32,
+    /// What the broker did, or failed to do, since it last acknowledged a batch.
+    trouble: Option<Standstill>,
     closing: bool,
     end_in_flight: bool,
     finished: bool,
@@ -205,6 +216,7 @@ impl Outbox {
             identity,
             topic,
             roster: Roster::new(topic, genesis),
+            entries: Entries::default(),
             admin_word_ms: 0,
             directory: PrekeyDirectory::new(marks.prekeys.clone()),
             early_prekeys: HashMap::new(),
@@ -235,6 +247,9 @@ impl Outbox {
             beacon_now: false,
             spoke_ms: 0,
             attempts: 0,
+            last_offset: None,
+            faults: 0,
+            trouble: None,
             closing: false,
             end_in_flight: false,
             finished: false,
@@ -255,10 +270,16 @@ impl Outbox {
             .collect()
     }
 
-    /// Changes whenever members or [`Outbox::unreachable`] may have.
-    pub fn standing(&self) -> (RosterSeq, Epoch) {
+    /// Changes whenever members, [`Outbox::unreachable`] or [`Outbox::standstill`] may have.
+    pub fn standing(&self) -> (RosterSeq, Epoch, Option<Standstill>) {
         let epoch = self.current.as_ref().map_or(Epoch(0), EpochSender::epoch);
-        (self.roster.chain().seq(), epoch)
+        (self.roster.chain().seq(), epoch, self.standstill())
+    }
+
+    /// Why nothing gets through, as of the last input.
+    pub fn standstill(&self) -> Option<Standstill> {
+        let since_ms = self.roster_stale_ms().filter(|at| *at <= self.handled_ms);
+        self.trouble.or(since_ms.map(|since_ms| Standstill::RosterStale { since_ms }))
     }
 
     /// Takes one input, gives effects.
@@ -338,6 +359,7 @@ impl Outbox {
             self.advance_at,
             self.fence_patience_ends(),
             self.answer_due(),
+            self.roster_stale_ms(),
             self.marks_dirty.then(|| self.saved_ms.saturating_add(SAVE_EVERY_MS)),
             current.then(|| self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms)),
             current.then(|| self.spoke_ms.saturating_add(policy.beacon_ms.into())),
@@ -408,7 +430,7 @@ impl Outbox {
             Ok(change) => change,
             Err(RosterError::Known(_)) => return Ok(()),
             Err(RosterError::Fork(seq)) => {
-                return Err(PublishError::Fork(format!("two signed roster entries have number {seq}")));
+                return Err(PublishError::Fork(self.entries.fork(seq, entry, self.marks.roster.as_ref())));
             }
             Err(error) => return Err(error.into()),
         };
@@ -418,13 +440,17 @@ impl Outbox {
             return Err(PublishError::Removed(me));
         }
         let (seq, hash) = (change.entry.seq, entry.hash());
-        if self.marks.roster.is_some_and(|(marked, marked_hash)| marked == seq && marked_hash != hash) {
-            return Err(PublishError::Fork(format!("roster entry {seq} is not the one seen before")));
+        match &self.marks.roster {
+            Some(marked) if marked.seq == seq && marked.hash != hash => {
+                return Err(PublishError::Fork(marked.fork(entry)));
+            }
+            Some(marked) if marked.seq >= seq => {}
+            _ => {
+                self.marks.roster = Some(Remembered::new(seq, entry));
+                self.marks_dirty = true;
+            }
         }
-        if self.marks.roster.is_none_or(|(marked, _)| marked < seq) {
-            self.marks.roster = Some((seq, hash));
-            self.marks_dirty = true;
-        }
+        self.entries.keep(entry);
         self.admin_word_ms = self.admin_word_ms.max(change.entry.time_ms);
         for (index, _) in &change.removed {
             self.unslotted.remove(index);
@@ -500,10 +526,14 @@ impl Outbox {
         self.marks.clone()
     }
 
-    /// Whether an admin's word is recent enough for the policy.
-    fn roster_is_recent(&self, now_ms: u64) -> bool {
+    /// When the newest admin's word becomes too old for the policy; `None`: never.
+    fn roster_stale_ms(&self) -> Option<u64> {
         let max_age = self.roster.chain().policy().max_roster_age_ms;
-        max_age == 0 || now_ms.saturating_sub(self.admin_word_ms) <= max_age
+        (max_age != 0).then(|| self.admin_word_ms.saturating_add(max_age).saturating_add(1))
+    }
+
+    fn roster_is_recent(&self, now_ms: u64) -> bool {
+        self.roster_stale_ms().is_none_or(|at| now_ms < at)
     }
 
     fn role(&self) -> Option<Role> {

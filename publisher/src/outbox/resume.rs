@@ -42,7 +42,7 @@ impl Outbox {
         now_ms: u64,
     ) -> Result<(), PublishError> {
         let me = self.identity.public();
-        if let Some((marked, _)) = self.marks.roster
+        if let Some(marked) = self.marks.roster.as_ref().map(|marked| marked.seq)
             && (roster_seq < marked || self.roster.chain().seq() < marked)
         {
             return Err(PublishError::Rollback(format!(
@@ -153,6 +153,7 @@ impl Outbox {
         self.accepted = shown.map(|shown| shown.position);
         self.last_epoch = self.last_epoch.max(self.accepted.map_or(Epoch(0), |position| position.epoch));
         self.close_known = false;
+        self.last_offset = None;
         self.current = None;
         self.dead = true;
         self.want_fresh = true;

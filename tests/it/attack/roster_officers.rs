@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sealcast::{AdminError, PublishError, Role, StartAt, TopicAdmin};
 use sealcast_proto::frame::{Reply, Request, RosterDelivery};
+use sealcast_proto::record::Record;
 use sealcast_proto::roster::{EntryBundle, Op};
 use sealcast_proto::{Offset, RosterSeq, Signed};
 
@@ -13,6 +15,7 @@ use super::real::Real;
 use super::until;
 use super::world::{OWNER, identity, key};
 use crate::hostile::Answer;
+use crate::program::World as Program;
 
 const SOON: Duration = Duration::from_secs(30);
 const PUBLISHER: u8 = 4;
@@ -141,9 +144,42 @@ async fn a_fork_is_named_to_officers() {
         }))
     });
     let error = real.publisher(PUBLISHER, "publisher").await.unwrap_err();
-    assert!(matches!(error, PublishError::Fork(_)), "{error:?}");
+    let PublishError::Fork(fork) = error else { panic!("{error:?}") };
+    is_a_proof(&fork.proof);
     let error = open().await.unwrap_err();
-    assert!(matches!(error, AdminError::Fork(_)), "{error:?}");
+    let AdminError::Fork(fork) = error else { panic!("{error:?}") };
+    is_a_proof(&fork.proof);
+
+    // The command line says it with the proof, and with an exit code of its own.
+    let program = Program::new();
+    program.write("publisher.key", identity(PUBLISHER).to_text().as_str());
+    program.write("owner.key", identity(OWNER).to_text().as_str());
+    let (link, state) =
+        (real.link().to_string(), |name: &str| real.dir.path().join(name).display().to_string());
+    let run = |args: &[&str]| tokio::task::block_in_place(|| program.run(args));
+    for ran in [
+        run(&["pub", &link, "text", "-i", "publisher.key", "--state", &state("publisher")]),
+        run(&["rotate", &link, "-i", "owner.key", "--state", &state("second admin")]),
+    ] {
+        ran.fails(5, "forked", "show the proof");
+        assert!(
+            ran.stderr.contains("proof 1 of 2: ") && ran.stderr.contains("proof 2 of 2: "),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+/// Two entries that the owner signed with one number, as anybody can check.
+fn is_a_proof(proof: &[Bytes]) {
+    let entries = proof.iter().map(|part| match Record::decode(part.clone()) {
+        Ok(Record::Roster(entry)) => (entry.verify(&key(OWNER)).unwrap().seq, entry.hash()),
+        other => panic!("{other:?}"),
+    });
+    let entries: Vec<_> = entries.collect();
+    let [(one, one_hash), (two, two_hash)] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!(one, two);
+    assert_ne!(one_hash, two_hash);
 }
 
 /// The broker keeps a removal from one live publisher: the admin is told whom it did not hear, the honest part of the

@@ -1,5 +1,6 @@
 //! The outbox against the broker's real acceptance rules, in virtual time.
 
+mod liar;
 mod random;
 mod world;
 
@@ -13,6 +14,7 @@ use sealcast_proto::{RosterSeq, Signed, SlotSource, slot::find_slot};
 use super::Input;
 use crate::error::PublishError;
 use crate::marks::Marks;
+use crate::standstill::Standstill;
 use world::{World, identity};
 
 fn texts(range: std::ops::Range<u64>) -> Vec<String> {
@@ -297,7 +299,7 @@ fn a_rolled_back_roster_is_named() {
     world.settle();
     world.advance_clock(1000);
     let marks = world.marks.clone();
-    assert_eq!(marks.roster.map(|(seq, _)| seq), Some(RosterSeq(2)));
+    assert_eq!(marks.roster.as_ref().map(|marked| marked.seq), Some(RosterSeq(2)));
     (world.broker, world.log) = early;
     world.restart(marks);
     assert!(matches!(world.failed, Some(PublishError::Rollback(_))), "{:?}", world.failed);
@@ -513,13 +515,18 @@ fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
     let mut world = World::with_policy(1, policy);
     world.send(0);
     world.settle();
-    world.advance_clock(60_001);
+    world.advance_clock(60_000);
+    assert_eq!((world.outbox.standstill(), world.outbox.wake_at()), (None, world.now + 1));
+    world.advance_clock(1);
     world.send(1);
     world.settle();
     assert_eq!(world.receipts.len(), 1, "no admin's word for a minute");
+    let since_ms = world.now;
+    assert_eq!(world.outbox.standstill(), Some(Standstill::RosterStale { since_ms }));
     world.add(30);
     world.settle();
     assert_eq!(world.receipts.len(), 2);
+    assert_eq!(world.outbox.standstill(), None);
 }
 
 #[test]
@@ -764,11 +771,14 @@ fn a_broker_that_answers_nothing_is_left_for_another_connection() {
     world.send(1);
     world.write();
     world.answers.clear();
+    let since_ms = world.now;
     world.advance_clock(super::flight::ANSWER_MS - 1);
     assert_eq!(world.reconnects, 0);
     world.advance_clock(1);
     assert_eq!(world.reconnects, 1);
+    assert_eq!(world.outbox.standstill(), Some(Standstill::Unanswered { since_ms }));
     world.settle();
     assert_eq!(world.receipts.len(), 2);
+    assert_eq!(world.outbox.standstill(), None);
     world.assert_dense();
 }

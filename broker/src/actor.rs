@@ -86,7 +86,15 @@ impl Actor {
         let (visible, visible_rx) = watch::channel(machine.visible());
         let (stored, stored_rx) = watch::channel(machine.visible());
         let (inbox, messages) = mpsc::channel(limits::TOPIC_INBOX);
-        let topic = Arc::new(Topic::new(origin, index, head, keep, inbox, visible_rx, stored_rx));
+        let topic = Arc::new(Topic::new(
+            origin,
+            index,
+            head,
+            keep,
+            inbox,
+            [visible_rx, stored_rx],
+            storage.ring_bytes,
+        ));
         let (done, done_rx) = mpsc::unbounded_channel();
         let actor = Self {
             topic: topic.clone(),

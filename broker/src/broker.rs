@@ -38,23 +38,18 @@ struct Running {
 impl Broker {
     /// Opens the data directory and the port, and serves. Must be called inside a multi-threaded tokio runtime.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        if config.owners.is_empty() && !config.listen.ip().is_loopback() {
-            return Err(StartError::Open { listen: config.listen });
-        }
-        if let Some(ops) = config.ops.filter(|ops| !ops.ip().is_loopback() && !config.ops_public) {
-            return Err(StartError::OpsPublic { ops });
-        }
+        config.check()?;
         // First: taking up a large log takes its time, and whoever asks is told that it does.
         let ops = match config.ops {
             Some(addr) => Some(listen_ops(addr).await?),
             None => None,
         };
         let (log, identity, recovered) = open(&config).await?;
-        let storage =
-            Storage::start(Arc::new(log)).map_err(|error| StartError::store(config.data.clone(), error))?;
+        let storage = Storage::start(Arc::new(log), &config.limits)
+            .map_err(|error| StartError::store(config.data.clone(), error))?;
         let shared = Arc::new(Shared::new(storage, &config));
         let topics = shared.take_up().await?;
-        let listener = listen(config.listen, &identity)?;
+        let listener = listen(&config, &identity)?;
         let local = listener
             .local_addr()
             .map_err(|error| StartError::Listen { listen: config.listen, error: Arc::new(error) })?;
@@ -87,6 +82,12 @@ impl Broker {
     /// Where the operations listener is, if it is asked for.
     pub fn ops_addr(&self) -> Option<SocketAddr> {
         self.running.ops.as_ref().map(Ops::local_addr)
+    }
+
+    /// Takes over the limits, the owners and what else may change while it runs; the rest of `config` is as it was, or
+    /// ignored. What begins from now on is held to it.
+    pub fn reload(&self, config: &Config) {
+        self.running.shared.reload(config);
     }
 
     /// Serves until `stop` is done, then shuts down.
@@ -150,8 +151,16 @@ async fn listen_ops(addr: SocketAddr) -> Result<Ops, StartError> {
     Ops::bind(addr).await.map_err(|error| StartError::Ops { ops: addr, error: Arc::new(error) })
 }
 
-fn listen(addr: SocketAddr, identity: &Identity) -> Result<Listener, StartError> {
-    Listener::bind(addr, identity, ListenOptions::default()).map_err(|error| match error.kind() {
+fn listen(config: &Config, identity: &Identity) -> Result<Listener, StartError> {
+    let (addr, limits) = (config.listen, &config.limits);
+    let options = ListenOptions {
+        max_handshakes: limits.handshakes,
+        max_handshakes_per_source: limits.handshakes_per_source,
+        retry_above: limits.retry_above,
+        handshake_timeout: limits.handshake,
+        ..ListenOptions::default()
+    };
+    Listener::bind(addr, identity, options).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => StartError::PortInUse { listen: addr },
         _ => StartError::Listen { listen: addr, error: Arc::new(error) },
     })
@@ -183,16 +192,20 @@ fn write_link(path: &Path, link: &BrokerLink) -> Result<(), StartError> {
 
 async fn accept(shared: Arc<Shared>, listener: Arc<Listener>) {
     while let Some(handshake) = listener.accept().await {
-        if shared.is_draining() || listener.connections() > shared.limits().connections {
+        let limits = shared.limits();
+        // Those beyond `connections` are told so once their hello came.
+        let too_many =
+            shared.is_draining() || !shared.handshakes.try_take(limits.handshakes_per_second.into());
+        let Some(stranger) = shared.stranger().filter(|_| !too_many) else {
             handshake.refuse();
             shared.metrics.attempt("refused");
             continue;
-        }
+        };
         let shared = shared.clone();
         tokio::spawn(async move {
             let from = handshake.remote_addr();
             let served = match handshake.establish().await {
-                Ok(connection) => session::serve(shared, connection).await,
+                Ok(connection) => session::serve(shared, connection, stranger).await,
                 Err(error) => {
                     shared.metrics.attempt("failed");
                     Err(error)

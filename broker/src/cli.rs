@@ -2,103 +2,187 @@
 //!
 //! stdout carries the link and nothing else; what happens is logged on stderr.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use sealcast_proto::PublicKey;
-use sealcast_proto::limits::DEFAULT_PORT;
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::broker::Broker;
 use crate::config::{Config, StartError};
-use crate::limits::Limits;
-
-/// How to start a broker.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Args {
-    /// Where to listen, UDP
-    #[arg(long, env = "SEALCAST_LISTEN", value_name = "ADDR:PORT", default_value_t = default_listen())]
-    pub listen: SocketAddr,
-    /// The host and port that the link names [default: where it listens]
-    #[arg(long, env = "SEALCAST_ADVERTISE", value_name = "HOST:PORT", value_parser = parse_host)]
-    pub advertise: Option<Host>,
-    /// Where to keep what is published, and the broker's key [default: the platform's data directory]
-    #[arg(long, env = "SEALCAST_DATA", value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Who may create topics; without it anyone may, which is allowed on loopback only
-    #[arg(long, env = "SEALCAST_OWNERS", value_name = "KEY", value_delimiter = ',', num_args = 1..)]
-    pub owners: Vec<PublicKey>,
-    /// Where to show health, metrics and topics, TCP; without a value 127.0.0.1:7444 [default: nowhere]
-    #[arg(long, env = "SEALCAST_BROKER_OPS", value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = DEFAULT_OPS)]
-    pub ops: Option<SocketAddr>,
-    /// Let --ops be another address than loopback
-    #[arg(long, env = "SEALCAST_BROKER_OPS_PUBLIC")]
-    pub ops_public: bool,
-    /// Name topics in metrics
-    #[arg(long, env = "SEALCAST_BROKER_TOPIC_LABELS")]
-    pub topic_labels: bool,
-    /// Write the link to a file too, once the broker listens
-    #[arg(long, env = "SEALCAST_LINK_FILE", value_name = "FILE")]
-    pub link_file: Option<PathBuf>,
-}
+use crate::settings::{Effective, SETTINGS, Setting, Sources, flag};
+use crate::{logging, notify};
 
 /// Where `--ops` alone listens.
 const DEFAULT_OPS: &str = "127.0.0.1:7444";
+/// The heading of what one seldom touches.
+const LIMITS: &str = "Limits";
+/// The flag that names the file.
+const FILE: &str = "config";
 
-/// A host and a port as given on a command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
-    /// A name or an address; IPv6 without brackets.
-    pub name: String,
-    /// The UDP port.
-    pub port: u16,
+/// How to start a broker: a flag for every setting, and the file.
+#[derive(Debug, Clone, Default)]
+pub struct Args {
+    sources: Sources,
 }
 
 impl Args {
-    /// The configuration these arguments ask for.
-    pub fn config(self) -> Config {
-        Config {
-            listen: self.listen,
-            data: self.data.unwrap_or_else(default_data),
-            owners: self.owners,
-            advertise: self.advertise.map(|host| (host.name, host.port)),
-            link_file: self.link_file,
-            ops: self.ops,
-            ops_public: self.ops_public,
-            topic_labels: self.topic_labels,
-            limits: Limits::default(),
-        }
+    /// The settings in force, and where each comes from. Reads the file anew.
+    pub fn effective(&self) -> Result<Effective, StartError> {
+        let effective = self.sources.effective(Config::new(default_data()))?;
+        effective.config.check()?;
+        Ok(effective)
     }
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new(FILE)
+            .long(FILE)
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Settings in TOML: the keys are the flags below with _ for -. Over it the environment (SEALCAST_BROKER_LISTEN …), over that flags");
+        SETTINGS.iter().fold(command.arg(file), |command, setting| command.arg(arg(setting)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// Limits stand in `--help`, not in `-h`.
+fn arg(setting: &'static Setting) -> Arg {
+    let live = if setting.live { " SIGHUP reloads it." } else { "" };
+    let arg = Arg::new(setting.key)
+        .long(flag(setting.key).trim_start_matches('-').to_owned())
+        .value_name(setting.kind())
+        .help(setting.what.trim_end_matches('.'))
+        .long_help(format!("{}{live} [default: {}]", setting.what, shown_default(setting)))
+        .action(ArgAction::Append);
+    let arg = if setting.is_limit { arg.help_heading(LIMITS).hide_short_help(true) } else { arg };
+    match setting.key {
+        "ops" => arg.num_args(0..=1).default_missing_value(DEFAULT_OPS),
+        "ops_public" | "topic_labels" => arg.num_args(0..=1).default_missing_value("true"),
+        "owners" => arg.num_args(1..),
+        _ => arg,
+    }
+}
+
+fn shown_default(setting: &Setting) -> String {
+    let text = setting.value(&Config::new("the platform's data directory"));
+    if text.is_empty() { "none".into() } else { text }
+}
+
+impl clap::FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |setting: &'static Setting| {
+            let values: Vec<String> = matches.get_many::<String>(setting.key)?.cloned().collect();
+            // Of a flag given twice the last one counts; of owners all do.
+            let text = if setting.key == "owners" { values.join(",") } else { values.last()?.clone() };
+            Some((setting.key, text))
+        };
+        // What is not text is no value of any setting.
+        let environment = std::env::vars_os()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        let sources = Sources {
+            file: matches.get_one::<PathBuf>(FILE).cloned(),
+            environment: environment.filter(|(name, _)| name.starts_with(crate::settings::PREFIX)).collect(),
+            flags: SETTINGS.iter().filter_map(given).collect(),
+        };
+        Ok(Self { sources })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Checks the settings and prints those in force on stdout, as a configuration file, with where each comes from.
+pub fn check(args: &Args) -> Result<(), StartError> {
+    use std::io::Write as _;
+    let text = args.effective()?.to_toml();
+    // Whoever closed stdout wanted the exit code.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// Runs a broker until SIGINT or SIGTERM, then drains it. Prints its link on stdout once it listens.
 pub async fn run(args: Args) -> Result<(), StartError> {
     // First: a signal that comes while it starts is not lost.
     let told_to_stop = told_to_stop();
-    let broker = Broker::start(args.config()).await?;
+    let mut hangups = signal(SignalKind::hangup()).ok();
+    let config = args.effective()?.config;
+    logging::init(&config.log, config.log_format);
+    let broker = Broker::start(config.clone()).await?;
     {
         use std::io::Write as _;
         let mut stdout = std::io::stdout().lock();
         // Whoever closed stdout does not want the link.
         let _ = writeln!(stdout, "{}", broker.link()).and_then(|()| stdout.flush());
     }
-    broker.run_until(told_to_stop).await;
+    notify::tell("READY=1");
+    let mut running = config;
+    tokio::pin!(told_to_stop);
+    loop {
+        tokio::select! {
+            () = &mut told_to_stop => break,
+            () = hung_up(&mut hangups) => {
+                notify::tell("RELOADING=1");
+                reload(&args, &broker, &mut running);
+                notify::tell("READY=1");
+            }
+        }
+    }
+    notify::tell("STOPPING=1");
+    broker.shutdown().await;
     Ok(())
 }
 
-/// Logs to stderr, at `info` unless `SEALCAST_LOG` says otherwise (as `RUST_LOG` does elsewhere): for people on a terminal,
-/// else an object a line. Does nothing if the program logs already.
-pub fn init_logging() {
-    use std::io::IsTerminal as _;
-    use tracing_subscriber::EnvFilter;
-    // The storage engine names a damaged place at every read; the broker itself says it once.
-    let engine = "fjall=warn,lsm_tree=warn,lsm_tree::vlog::blob_file::reader=off,lsm_tree::table::block=off";
-    let filter =
-        EnvFilter::try_from_env("SEALCAST_LOG").unwrap_or_else(|_| EnvFilter::new(format!("info,{engine}")));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // Fails where logging is set up already: then so be it.
-    let _ = if std::io::stderr().is_terminal() { log.try_init() } else { log.json().try_init() };
+/// Reads the settings again and takes over those that may change while the broker runs. If anything is wrong with them,
+/// everything stays as it is.
+fn reload(args: &Args, broker: &Broker, running: &mut Config) {
+    let mut wanted = match args.effective() {
+        Ok(effective) => effective.config,
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            tracing::error!(%error, hint, "not reloaded: everything stays as it is");
+            return;
+        }
+    };
+    let (mut changed, mut kept) = (Vec::new(), Vec::new());
+    for setting in SETTINGS {
+        let now = setting.value(running);
+        if setting.value(&wanted) == now {
+            continue;
+        }
+        if setting.live {
+            changed.push(setting.key);
+        } else {
+            kept.push(setting.key);
+            // It was read from text like this before.
+            let _ = (setting.read)(&mut wanted, &now);
+        }
+    }
+    broker.reload(&wanted);
+    logging::set(&wanted.log);
+    *running = wanted;
+    let changed = changed.join(", ");
+    tracing::info!(changed, "reloaded");
+    if !kept.is_empty() {
+        let kept = kept.join(", ");
+        tracing::warn!(kept, "these change only with a restart");
+    }
+}
+
+/// Completes at SIGHUP.
+async fn hung_up(hangups: &mut Option<Signal>) {
+    let heard = match hangups {
+        Some(hangups) => hangups.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        std::future::pending().await
+    }
 }
 
 /// Completes at SIGINT or SIGTERM, from the moment of the call on.
@@ -120,45 +204,9 @@ fn told_to_stop() -> impl Future<Output = ()> {
     }
 }
 
-fn default_listen() -> SocketAddr {
-    SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, DEFAULT_PORT))
-}
-
 /// `$XDG_DATA_HOME/sealcast/broker`, by default `~/.local/share/sealcast/broker`.
 fn default_data() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     base.unwrap_or_default().join("sealcast").join("broker")
-}
-
-fn parse_host(text: &str) -> Result<Host, String> {
-    let bad = || format!("{text:?} is not HOST:PORT");
-    let (name, port) = text.rsplit_once(':').ok_or_else(bad)?;
-    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
-    let name = match name.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').ok_or_else(bad)?,
-        None if name.contains(':') => return Err(bad()),
-        None => name,
-    };
-    if name.is_empty()
-        || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%'))
-    {
-        return Err(bad());
-    }
-    Ok(Host { name: name.into(), port })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_read_as_links_write_them() {
-        let host = |name: &str, port| Host { name: name.into(), port };
-        assert_eq!(parse_host("broker.example:7443").unwrap(), host("broker.example", 7443));
-        assert_eq!(parse_host("[::1]:9").unwrap(), host("::1", 9));
-        for bad in ["broker.example", "::1:9", ":9", "a:0", "a:x", "[::1:9", "a b:9"] {
-            assert!(parse_host(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -8,8 +8,9 @@ use sealcast_proto::PublicKey;
 use sealcast_proto::limits::DEFAULT_PORT;
 
 use crate::key::KeyFileError;
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::load::LoadError;
+use crate::settings::{LogFilter, LogFormat, SettingsError};
 use crate::store::LogError;
 
 /// How a broker is started.
@@ -31,6 +32,10 @@ pub struct Config {
     pub ops_public: bool,
     /// Whether metrics name topics.
     pub topic_labels: bool,
+    /// What is logged.
+    pub log: LogFilter,
+    /// How it is logged.
+    pub log_format: LogFormat,
     /// How it treats its clients.
     pub limits: Limits,
 }
@@ -47,7 +52,52 @@ impl Config {
             ops: None,
             ops_public: false,
             topic_labels: false,
+            log: LogFilter::default(),
+            log_format: LogFormat::default(),
             limits: Limits::default(),
+        }
+    }
+
+    /// Refuses what could not work, or what somebody should know about first.
+    pub fn check(&self) -> Result<(), StartError> {
+        if self.owners.is_empty() && !self.listen.ip().is_loopback() {
+            return Err(StartError::Open { listen: self.listen });
+        }
+        if let Some(ops) = self.ops.filter(|ops| !ops.ip().is_loopback() && !self.ops_public) {
+            return Err(StartError::OpsPublic { ops });
+        }
+        let limits = &self.limits;
+        let times = [
+            ("handshake", limits.handshake),
+            ("hello", limits.hello),
+            ("first_request", limits.first_request),
+            ("first_frame", limits.first_frame),
+            ("next_frame", limits.next_frame),
+            ("stall", limits.stall),
+            ("upload", limits.upload),
+            ("drain", limits.drain),
+            ("retention_every", limits.retention_every),
+        ];
+        if let Some((key, _)) = times.iter().find(|(_, time)| time.is_zero()) {
+            return Err(StartError::Limit { key, why: "it is more than nothing" });
+        }
+        let most = sealcast_proto::limits::MAX_RECORD_FRAME as u64;
+        let rate = limits.publish_rate.0;
+        let wrong = [
+            ("streams", limits.streams < 2, "a client needs two: one to say hello, one to ask"),
+            ("max_streams", limits.max_streams < limits.streams, "it is at least `streams`"),
+            ("publish_rate", rate > 0 && rate < limits::MIN_PUBLISH_RATE, "it is at least 512KiB, or 0"),
+            ("table_slots", limits.table_slots > sealcast_proto::limits::MAX_SLOTS, "it is at most 4000000"),
+            (
+                "commit_bytes",
+                limits.commit_bytes.0 < most,
+                "it is at least 2MiB: the largest record must fit",
+            ),
+            ("ring_bytes", limits.ring_bytes.0 < most, "it is at least 2MiB: the largest record must fit"),
+        ];
+        match wrong.iter().find(|(_, wrong, _)| *wrong) {
+            Some((key, _, why)) => Err(StartError::Limit { key, why }),
+            None => Ok(()),
         }
     }
 }
@@ -55,6 +105,23 @@ impl Config {
 /// A broker that did not start, or did not run to its end.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StartError {
+    /// The settings cannot be read.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// No thread can be started.
+    #[error("cannot start the runtime: {error}")]
+    Runtime {
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+    /// A limit with which the broker could not work.
+    #[error("{key} cannot be so: {why}")]
+    Limit {
+        /// Which setting.
+        key: &'static str,
+        /// What it must be.
+        why: &'static str,
+    },
     /// Anyone who reaches it could create topics.
     #[error("without owners a broker listens on this machine only, not on {listen}")]
     Open {
@@ -129,7 +196,14 @@ pub enum StartError {
 
 impl StartError {
     /// What to do about it, one line.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
+        if let Self::Settings(error) = self {
+            return Some(error.hint());
+        }
+        self.fixed_hint().map(Into::into)
+    }
+
+    fn fixed_hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Open { .. } => {
                 "--owners KEY… says who may create topics; --listen 127.0.0.1:7443 needs none"
@@ -148,14 +222,19 @@ impl StartError {
             Self::Key(_) => "the broker's account alone needs to read and write it",
             Self::LinkFile { .. } => "choose another file with --link-file",
             Self::Advertise(_) => "--advertise broker.example:7443",
-            Self::Store(_) | Self::Load(_) => return None,
+            Self::Limit { .. } => "`sealcast-broker check` shows where it comes from",
+            Self::Settings(_) | Self::Runtime { .. } | Self::Store(_) | Self::Load(_) => return None,
         })
     }
 
     /// What the process exits with: 2 where the command line is at fault, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Open { .. } | Self::OpsPublic { .. } | Self::Advertise(_) => 2,
+            Self::Settings(_)
+            | Self::Limit { .. }
+            | Self::Open { .. }
+            | Self::OpsPublic { .. }
+            | Self::Advertise(_) => 2,
             _ => 1,
         }
     }

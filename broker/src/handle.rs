@@ -131,10 +131,10 @@ impl Topic {
         roster_head: Option<Signed<RosterHead>>,
         keep: Keep,
         inbox: mpsc::Sender<Message>,
-        visible: watch::Receiver<Offset>,
-        stored: watch::Receiver<Offset>,
+        [visible, stored]: [watch::Receiver<Offset>; 2],
+        ring_bytes: usize,
     ) -> Self {
-        let ring = Ring::new(*visible.borrow());
+        let ring = Ring::new(*visible.borrow(), ring_bytes);
         Self {
             origin,
             inbox,

@@ -35,12 +35,15 @@ mod key;
 pub mod limits;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod load;
+mod logging;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod lookup;
+mod notify;
 pub mod ops;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outgoing;
 mod present;
+mod rate;
 mod reads;
 mod registry;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
@@ -49,6 +52,7 @@ mod ring;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod roster_index;
 mod session;
+pub mod settings;
 mod shared;
 mod storage;
 pub mod store;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::settings::Size;
+
 /// Between two entries that remove someone, milliseconds: a publisher must get past the fence in between
 /// (docs/protocol.md section 6). Or twice the last table upload, whichever is longer,
 pub const REMOVAL_SPACING_MS: u64 = 1_000;
@@ -19,10 +21,7 @@ pub const MEMORY_OFFSET_SKIP: u64 = 1 << 20;
 /// How often a `memory` topic's batches are synced.
 pub const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of recent records a topic holds ready for delivery: what live readers may be behind before they read from the
-/// log. Half a second at 16 MB/s.
-pub const RING_BYTES: usize = 8 << 20;
-/// How long a record stays there: readers at the head have it by then; an idle topic holds nothing.
+/// How long a record stays in a topic's ring: readers at the head have it by then; an idle topic holds nothing.
 pub const RING_AGE_MS: u64 = 10_000;
 /// Bytes of one run of records, ready to send, and of one write to QUIC: large enough that per-write cost vanishes,
 /// small enough that a reader is never served for long at a time.
@@ -47,8 +46,14 @@ pub const UNANSWERED: usize = 4_096;
 pub const STAGED_TABLES: usize = 2;
 /// Bytes of roster entries read at a time: one with all its operations and some small ones.
 pub const ROSTER_READ_BYTES: usize = 1 << 20;
-/// Slot tables one identity may be uploading, a count: one, and what broken connections still hold.
-pub const UPLOADS: usize = 4;
+/// Bytes by which a frame that was begun must grow within [`Limits::next_frame`]: 500 a second. A link that is slower
+/// carries no QUIC.
+pub const PROGRESS_BYTES: usize = 16 << 10;
+/// When somebody who met a limit may try again, milliseconds: limits are counted anew every moment.
+pub const BUSY_RETRY_MS: u64 = 1_000;
+/// The least that [`Limits::publish_rate`] may be, bytes a second: what a publisher has in flight (8 MB) must be answered
+/// before it takes the broker for dead (30 s).
+pub const MIN_PUBLISH_RATE: u64 = 512 << 10;
 /// What a roster entry needs beside its operations while it waits for the disk, bytes: lists, record, keys.
 pub const ROSTER_BESIDE: usize = 64 << 10;
 /// Members named at a time to a watch that wants their prekeys, a count: 128 KiB.
@@ -57,11 +62,27 @@ pub const MEMBERS_PAGE: usize = 4_096;
 /// How the broker treats its clients.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// From a connection's first packet to its proven key. A client that lost two packets needs 3 s.
+    pub handshake: Duration,
+    /// Handshakes begun a second, a count; further ones are refused without any work, and 0 is no limit. Each costs some
+    /// 0.5 ms: more would leave a small machine no time for those who are connected.
+    pub handshakes_per_second: u32,
+    /// Handshakes under way at once, a count; further ones are refused.
+    pub handshakes: usize,
+    /// Of these from one source (an IPv4 address or an IPv6 /64), so that one host cannot take all of them.
+    pub handshakes_per_source: usize,
+    /// Handshakes under way from which on a client must first prove its address (QUIC Retry, one more round trip).
+    pub retry_above: usize,
+    /// Connections that have not said hello yet, handshakes included, a count: anybody who makes a key gets that far.
+    pub unauthenticated: usize,
     /// From a connection to its hello: a client that lost two packets needs no more.
     pub hello: Duration,
+    /// From the hello to the first stream: a connection that asks for nothing is for nothing.
+    pub first_request: Duration,
     /// From a stream's opening to its first whole frame: one round trip, and time for a loss.
     pub first_frame: Duration,
-    /// How long a client may be silent within a frame sequence it owes (a bundle, a table).
+    /// Progress deadline of a writer: within this time a frame that was begun must be whole or [`PROGRESS_BYTES`] longer,
+    /// and the next frame of a sequence that is owed (a bundle, a table) must be there.
     pub next_frame: Duration,
     /// A write that makes no progress for this long ends its stream: the reader stopped reading, and holds its windows'
     /// memory for nothing. As long as QUIC's own idle time-out; the reader may resume.
@@ -78,8 +99,29 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one identity, a count: an application on several machines uses an identity each.
     pub connections_per_identity: usize,
+    /// Subscriptions of one identity, over all its connections, a count: each is a task and may read from the disk.
+    pub subscriptions_per_identity: usize,
     /// Topics one owner may create, a count: each costs a task and a roster.
     pub topics_per_owner: usize,
+    /// Bytes a second that one identity may publish, slot tables included; beyond, the broker reads no faster, and nothing
+    /// is lost. Half of what a disk that writes 256 MB/s takes. 0: no limit.
+    pub publish_rate: Size,
+    /// Slot tables one identity may be uploading, a count: one, and what broken connections still hold.
+    pub uploads_per_identity: usize,
+    /// Slots in a table, a count: 56 bytes each.
+    pub table_slots: u32,
+    /// How long the upload of a table may take: a million slots at 100 KB/s.
+    pub upload: Duration,
+    /// What may wait to be synced, bytes: 64 largest records, or a quarter of a second of a disk that writes 256 MB/s; more
+    /// would only add latency.
+    pub commit_bytes: Size,
+    /// Bytes of recent records a topic holds ready for delivery: what live readers may be behind before they read from the
+    /// log. Half a second at 16 MB/s.
+    pub ring_bytes: Size,
+    /// Cap on the time that topics keep records, over their own policies; 0: none.
+    pub retain_time: Duration,
+    /// Cap on the bytes of records that a topic keeps, over its own policy; 0: none.
+    pub retain_bytes: Size,
     /// How often retention is applied.
     pub retention_every: Duration,
     /// How long a shutdown may take: one slow fsync, and round trips for the answers.
@@ -89,6 +131,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            handshake: Duration::from_secs(5),
+            handshakes_per_second: 2_000,
+            handshakes: 1_024,
+            handshakes_per_source: 64,
+            retry_above: 64,
+            unauthenticated: 2_048,
+            first_request: Duration::from_secs(10),
             hello: Duration::from_secs(3),
             first_frame: Duration::from_secs(10),
             next_frame: Duration::from_secs(30),
@@ -98,7 +147,16 @@ impl Default for Limits {
             max_streams: 1_024,
             connections: 100_000,
             connections_per_identity: 64,
+            subscriptions_per_identity: 1_024,
             topics_per_owner: 10_000,
+            publish_rate: Size(128 << 20),
+            uploads_per_identity: 4,
+            table_slots: sealcast_proto::limits::MAX_SLOTS,
+            upload: Duration::from_secs(600),
+            commit_bytes: Size(64 << 20),
+            ring_bytes: Size(8 << 20),
+            retain_time: Duration::ZERO,
+            retain_bytes: Size(0),
             retention_every: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         }

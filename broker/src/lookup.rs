@@ -203,7 +203,7 @@ pub fn first_entry(
 
 /// A limit was reached; later it may not be.
 pub(crate) fn busy(detail: &str) -> Refusal {
-    Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..Refusal::new(Code::Busy, detail) }
+    Refusal { retry_after_ms: limits::BUSY_RETRY_MS, ..Refusal::new(Code::Busy, detail) }
 }
 
 /// What a client is told when the store fails it.

@@ -2,28 +2,32 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use sealcast_broker::cli;
+use clap::{Parser, Subcommand};
+use sealcast_broker::{StartError, cli};
 
 /// Stores and forwards what it cannot read
 #[derive(Parser)]
-#[command(name = "sealcast-broker", version)]
+#[command(name = "sealcast-broker", version, args_conflicts_with_subcommands = true)]
 struct Command {
+    #[command(subcommand)]
+    job: Option<Job>,
     #[command(flatten)]
     args: cli::Args,
 }
 
+#[derive(Subcommand)]
+enum Job {
+    /// Check the settings, and print those in force and where each comes from
+    Check(cli::Args),
+}
+
 fn main() -> ExitCode {
     let command = Command::parse();
-    cli::init_logging();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+    let result = match command.job {
+        Some(Job::Check(args)) => cli::check(&args),
+        None => run(command.args),
     };
-    match runtime.block_on(cli::run(command.args)) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -33,4 +37,10 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn run(args: cli::Args) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| StartError::Runtime { error: std::sync::Arc::new(error) })?;
+    runtime.block_on(cli::run(args))
 }

@@ -29,12 +29,21 @@ impl<T> Default for Present<T> {
 
 impl<T> Present<T> {
     pub(crate) fn enter(&self, what: T) -> Here<T> {
-        let what = Arc::new(what);
         let mut list = lock(&self.0);
-        let number = list.next;
+        self.put(what, &mut list)
+    }
+
+    fn put(&self, what: T, list: &mut List<T>) -> Here<T> {
+        let (number, what) = (list.next, Arc::new(what));
         list.next = list.next.wrapping_add(1);
         list.here.insert(number, what.clone());
         Here { list: self.0.clone(), number, what }
+    }
+
+    /// As [`Present::enter`], unless `most` are here.
+    pub(crate) fn enter_if_room(&self, what: T, most: usize) -> Option<Here<T>> {
+        let mut list = lock(&self.0);
+        (list.here.len() < most).then(|| self.put(what, &mut list))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,6 +83,8 @@ mod tests {
         let present = Present::default();
         let (first, second) = (present.enter("a"), present.enter("b"));
         assert_eq!((present.len(), *second), (2, "b"));
+        assert!(present.enter_if_room("c", 2).is_none());
+        assert_eq!(present.enter_if_room("d", 3).map(|here| *here), Some("d"));
         drop(first);
         assert_eq!(present.all().into_iter().map(|name| *name).collect::<Vec<_>>(), ["b"]);
         drop(second);

@@ -8,6 +8,7 @@ use dashmap::mapref::entry::Entry;
 use sealcast_proto::{PublicKey, TopicId};
 
 use crate::handle::Topic;
+use crate::rate::Bucket;
 
 /// See the module.
 #[derive(Default)]
@@ -16,6 +17,9 @@ pub(crate) struct Registry {
     owners: DashMap<PublicKey, usize>,
     connections: DashMap<PublicKey, usize>,
     uploads: DashMap<PublicKey, usize>,
+    subscriptions: DashMap<PublicKey, usize>,
+    /// What each identity has published lately. Outlives its connections: coming back is no new allowance.
+    rates: DashMap<PublicKey, Arc<Bucket>>,
 }
 
 /// One of a counted number of things, until it is dropped.
@@ -31,6 +35,8 @@ pub(crate) enum Counted {
     Connections,
     /// Slot tables an identity is uploading.
     Uploads,
+    /// Subscriptions of an identity.
+    Subscriptions,
 }
 
 impl Registry {
@@ -60,6 +66,16 @@ impl Registry {
         self.topics.len()
     }
 
+    /// How fast `identity` publishes.
+    pub(crate) fn rate(&self, identity: PublicKey) -> Arc<Bucket> {
+        self.rates.entry(identity).or_insert_with(|| Arc::new(Bucket::new())).clone()
+    }
+
+    /// Forgets those who publish no more and have nothing to wait for.
+    pub(crate) fn forget_rates(&self) {
+        self.rates.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full());
+    }
+
     /// Takes one of `most` places of `identity`; `None`: all are taken.
     pub(crate) fn take(self: &Arc<Self>, what: Counted, identity: PublicKey, most: usize) -> Option<Place> {
         let mut count = self.counts(what).entry(identity).or_default();
@@ -74,6 +90,7 @@ impl Registry {
         match what {
             Counted::Connections => &self.connections,
             Counted::Uploads => &self.uploads,
+            Counted::Subscriptions => &self.subscriptions,
         }
     }
 }
@@ -106,5 +123,17 @@ mod tests {
         assert!(registry.take(Counted::Connections, key(1), 2).is_some());
         drop(second);
         assert!(registry.connections.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn coming_back_is_no_new_allowance() {
+        let registry = Registry::default();
+        registry.rate(key(1)).take(1_500, 1_000);
+        let _at_work = registry.rate(key(2));
+        registry.forget_rates();
+        assert_eq!(registry.rate(key(1)).take(0, 1_000).as_millis(), 500);
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        registry.forget_rates();
+        assert!(registry.rates.contains_key(&key(2)) && !registry.rates.contains_key(&key(1)));
     }
 }

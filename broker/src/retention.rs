@@ -10,11 +10,12 @@ use std::sync::Arc;
 use sealcast_proto::object::Mode;
 use sealcast_proto::policy::Policy;
 use sealcast_proto::{Epoch, Offset, PublicKey, TopicId};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::clock::now_ms;
 use crate::damage;
 use crate::handle::Topic;
+use crate::limits::Limits;
 use crate::load;
 use crate::shared::Shared;
 use crate::store::{Bounds, Log, LogError};
@@ -36,6 +37,16 @@ impl Keep {
         Self { ms: policy.retain_ms, bytes: policy.retain_bytes }
     }
 
+    /// No more than the broker keeps for anybody.
+    fn capped(self, limits: &Limits) -> Self {
+        let least = |own: u64, cap: u64| match (own, cap) {
+            (0, other) | (other, 0) => other,
+            (own, cap) => own.min(cap),
+        };
+        let ms = u64::try_from(limits.retain_time.as_millis()).unwrap_or(u64::MAX);
+        Self { ms: least(self.ms, ms), bytes: least(self.bytes, limits.retain_bytes.0) }
+    }
+
     /// Whether retention has something to do, as far as memory tells: no topic is woken and no disk asked for nothing.
     fn is_due(self, bounds: Bounds, oldest: Option<&Oldest>, now_ms: u64) -> bool {
         let too_many = self.bytes > 0 && bounds.bytes > self.bytes;
@@ -55,11 +66,8 @@ struct Oldest {
 
 /// Applies retention to every topic, again and again.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut tick = interval(shared.limits().retention_every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut oldest = HashMap::new();
     loop {
-        tick.tick().await;
         for topic in shared.registry.topics() {
             match apply_to(&shared, &topic, &mut oldest).await {
                 Ok(()) => {}
@@ -71,6 +79,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
+        shared.registry.forget_rates();
+        sleep(shared.limits().retention_every).await;
     }
 }
 
@@ -79,7 +89,8 @@ async fn apply_to(
     topic: &Topic,
     oldest: &mut HashMap<TopicId, Oldest>,
 ) -> Result<(), LogError> {
-    let (id, keep, head, now_ms) = (topic.id(), topic.keep(), topic.head(), now_ms());
+    let (id, keep, head, now_ms) =
+        (topic.id(), topic.keep().capped(&shared.limits()), topic.head(), now_ms());
     let reads = &shared.storage.reads;
     if !keep.is_due(reads.log().bounds(&id)?, oldest.get(&id), now_ms) {
         return Ok(());
@@ -154,6 +165,19 @@ fn oldest_needed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_keeps_no_more_than_the_broker_lets_it() {
+        let limits = Limits {
+            retain_time: std::time::Duration::from_millis(100),
+            retain_bytes: crate::settings::Size(50),
+            ..Limits::default()
+        };
+        let capped = |ms, bytes| Keep { ms, bytes }.capped(&limits);
+        assert_eq!(capped(0, 0), Keep { ms: 100, bytes: 50 }, "for ever is longer than any cap");
+        assert_eq!(capped(99, 51), Keep { ms: 99, bytes: 50 });
+        assert_eq!(Keep { ms: 7, bytes: 0 }.capped(&Limits::default()), Keep { ms: 7, bytes: 0 });
+    }
 
     #[test]
     fn nobody_is_asked_for_nothing() {

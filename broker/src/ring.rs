@@ -139,11 +139,7 @@ pub(crate) fn items(readables: impl IntoIterator<Item = Readable>) -> Vec<Item> 
 
 impl Ring {
     /// An empty ring: readers before `first` go to the log.
-    pub(crate) fn new(first: Offset) -> Self {
-        Self::with_budget(first, limits::RING_BYTES)
-    }
-
-    fn with_budget(first: Offset, budget: usize) -> Self {
+    pub(crate) fn new(first: Offset, budget: usize) -> Self {
         Self { inner: RwLock::new(Inner { items: VecDeque::new(), first, bytes: 0 }), budget }
     }
 
@@ -222,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_reader_gets_each_record_once_from_wherever_it_stands() {
-        let ring = Ring::new(Offset(10));
+        let ring = Ring::new(Offset(10), 8 << 20);
         ring.push(items([batch(10, 5), batch(11, 5)]), 0);
         ring.push(items([batch(12, 5), batch(15, 5)]), 0);
         for from in 10..=16 {
@@ -243,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_the_log_does_not_hold_is_not_dropped() {
-        let ring = Ring::with_budget(Offset(0), 0);
+        let ring = Ring::new(Offset(0), 0);
         ring.push(items([batch(0, 5)]), 0);
         ring.push(items([batch(1, 5)]), 0);
         ring.evict(Offset(1), 0);
@@ -255,7 +251,7 @@ mod tests {
 
     #[test]
     fn an_idle_topic_holds_nothing() {
-        let ring = Ring::new(Offset(0));
+        let ring = Ring::new(Offset(0), 8 << 20);
         ring.push(items([batch(0, 5)]), 1_000);
         ring.evict(Offset(1), 1_000 + limits::RING_AGE_MS - 1);
         assert!(matches!(ring.read(Offset(0), 100), Near::Items(_)) && !ring.is_empty());

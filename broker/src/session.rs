@@ -8,14 +8,16 @@ mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use sealcast_link::{Connection, Control, FrameReader, FrameWriter, LinkError};
+use sealcast_link::{Connection, FrameReader, FrameWriter, LinkError};
 use sealcast_proto::PublicKey;
 use sealcast_proto::frame::{Code, Refusal, Reply, Request};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::now_ms;
 use crate::damage;
+use crate::limits;
 use crate::lookup;
 use crate::ops::report::Client;
 use crate::registry::Counted;
@@ -90,35 +92,68 @@ impl Stream {
     }
 }
 
+/// The next frame, however long the client takes to begin it; once it is begun it must make progress
+/// ([`Limits::next_frame`](limits::Limits::next_frame)).
+async fn next_request(reader: &mut FrameReader, limit: Duration) -> Result<Option<Request>, End> {
+    let mut had = 0_usize;
+    loop {
+        match timeout(limit, reader.request()).await {
+            Ok(Err(LinkError::Frame(error))) => return Err(malformed(error.to_string())),
+            Ok(request) => return Ok(request?),
+            Err(_) => {
+                let has = reader.begun();
+                if had > 0 && has < had.saturating_add(limits::PROGRESS_BYTES) {
+                    return Err(malformed("the frame that was begun does not go on"));
+                }
+                had = has;
+            }
+        }
+    }
+}
+
 pub(crate) fn malformed(detail: impl Into<String>) -> End {
     End::Refused(Refusal::new(Code::Malformed, detail))
 }
 
 /// Serves a connection until it is closed.
-pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result<(), LinkError> {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    connection: Connection,
+    stranger: Arc<()>,
+) -> Result<(), LinkError> {
     let peer = connection.peer();
     let limits = shared.limits();
+    let streams = Streams::new(limits.streams, limits.max_streams);
+    let client = Client { connection: connection.clone(), since_ms: now_ms(), streams: streams.clone() };
+    let most = limits.connections_per_identity;
+    let place = shared.registry.take(Counted::Connections, peer, most);
+    let seen = shared.clients.enter_if_room(client, limits.connections);
+    let (Some(_place), Some(_seen)) = (&place, &seen) else {
+        shared.metrics.refused(Code::Busy);
+        shared.metrics.attempt("turned_away");
+        let whose = if place.is_none() { "this identity" } else { "this broker" };
+        let detail = format!("{whose} has as many connections as it may have");
+        drop((place, seen));
+        connection.turn_away(lookup::busy(&detail), limits.hello).await;
+        return Ok(());
+    };
     let control = connection.accept_hello(AGENT, limits.hello, limits.streams).await;
     let mut control = control.inspect_err(|_| shared.metrics.attempt("no_hello"))?;
     shared.metrics.attempt("established");
-    let most = limits.connections_per_identity;
-    let place = shared.registry.take(Counted::Connections, peer, most);
-    let Some(_place) = place else {
-        shared.metrics.refused(Code::Busy);
-        return turn_away(&connection, control, "this identity has as many connections as one may have")
-            .await;
-    };
+    drop(stranger);
     tracing::debug!(peer = %peer.short(), agent = control.hello.agent, "connected");
-    let streams = Streams::new(limits.streams, limits.max_streams);
-    let _seen = shared.clients.enter(Client {
-        connection: connection.clone(),
-        since_ms: now_ms(),
-        streams: streams.clone(),
-    });
     let mut told = false;
+    let mut asked = false;
+    let patience = sleep(limits.first_request);
+    tokio::pin!(patience);
     loop {
         tokio::select! {
+            () = &mut patience, if !asked => {
+                connection.close("no request came in time");
+                return Err(LinkError::Late("ask for anything"));
+            }
             accepted = connection.accept() => {
+                asked = true;
                 let (writer, reader) = match accepted {
                     Ok(halves) => halves,
                     Err(_) => return Ok(()),
@@ -145,16 +180,6 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) -> Result
             }
         }
     }
-}
-
-async fn turn_away(connection: &Connection, mut control: Control, detail: &str) -> Result<(), LinkError> {
-    let refusal = Refusal { retry_after_ms: 1_000, ..Refusal::new(Code::Busy, detail) };
-    control.writer.send(Reply::Refused(refusal).encode()).await?;
-    control.writer.finish();
-    // Until it has arrived, or a little while.
-    let _ = timeout(std::time::Duration::from_secs(1), control.writer.stopped()).await;
-    connection.close("too many connections");
-    Ok(())
 }
 
 fn retry_ms(shared: &Shared) -> u64 {

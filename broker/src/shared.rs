@@ -19,6 +19,7 @@ use crate::lookup;
 use crate::ops::metrics::Metrics;
 use crate::ops::report::Client;
 use crate::present::Present;
+use crate::rate::Bucket;
 use crate::registry::Registry;
 use crate::storage::Storage;
 use crate::store::{Log, Write};
@@ -33,6 +34,10 @@ pub(crate) struct Shared {
     /// The data directory.
     data: PathBuf,
     pub(crate) metrics: Metrics,
+    /// Handshakes begun.
+    pub(crate) handshakes: Bucket,
+    /// One clone for everybody who has not said hello yet.
+    strangers: Arc<()>,
     /// Everybody connected.
     pub(crate) clients: Present<Client>,
     draining: watch::Sender<bool>,
@@ -72,6 +77,8 @@ impl Shared {
             live: RwLock::new(Live::of(config)),
             data: config.data.clone(),
             metrics: Metrics::new(),
+            handshakes: Bucket::new(),
+            strangers: Arc::default(),
             clients: Present::default(),
             draining: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
@@ -89,6 +96,30 @@ impl Shared {
     /// Whether metrics name topics.
     pub(crate) fn topic_labels(&self) -> bool {
         self.live.read().unwrap_or_else(PoisonError::into_inner).topic_labels
+    }
+
+    /// Takes over what may change while the broker runs.
+    pub(crate) fn reload(&self, config: &Config) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Live::of(config);
+    }
+
+    /// Waits where an identity publishes faster than it may. Not while the broker drains: what came is to be stored.
+    pub(crate) async fn throttle(&self, rate: &Bucket, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let wait = rate.take(bytes, self.limits().publish_rate.0);
+        if !wait.is_zero() {
+            self.metrics.throttled(wait);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.drained() => {}
+            }
+        }
+    }
+
+    /// A place among those who have not said hello yet, until it is dropped; `None`: all are taken.
+    pub(crate) fn stranger(&self) -> Option<Arc<()>> {
+        let here = Arc::strong_count(&self.strangers).saturating_sub(1);
+        (here < self.limits().unauthenticated).then(|| self.strangers.clone())
     }
 
     fn may_create(&self, peer: &PublicKey) -> bool {
@@ -145,7 +176,7 @@ impl Shared {
             return Ok(());
         }
         if self.registry.owned(&peer) >= self.limits().topics_per_owner {
-            return Err(Refusal::new(Code::Busy, "this owner has as many topics as one may have"));
+            return Err(lookup::busy("this owner has as many topics as one may have"));
         }
         let write = Write::CreateTopic { topic: id, genesis: load::keep(&signed) };
         self.storage.commit.write(vec![write]).await.map_err(|error| lookup::refusal(&error))?;

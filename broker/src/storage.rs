@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::limits::Limits;
 use crate::reads::Reads;
 use crate::store::{Commit, Log, LogError};
 
@@ -10,10 +11,13 @@ use crate::store::{Commit, Log, LogError};
 pub(crate) struct Storage {
     pub(crate) commit: Arc<Commit>,
     pub(crate) reads: Reads,
+    /// What a topic holds of its newest records beside the log, bytes.
+    pub(crate) ring_bytes: usize,
 }
 
 impl Storage {
-    pub(crate) fn start(log: Arc<dyn Log>) -> Result<Self, LogError> {
-        Ok(Self { commit: Arc::new(Commit::start(log.clone())?), reads: Reads::new(log) })
+    pub(crate) fn start(log: Arc<dyn Log>, limits: &Limits) -> Result<Self, LogError> {
+        let commit = Arc::new(Commit::with_budget(log.clone(), limits.commit_bytes.get())?);
+        Ok(Self { commit, reads: Reads::new(log), ring_bytes: limits.ring_bytes.get() })
     }
 }

@@ -59,6 +59,12 @@ impl FrameReader {
         }
     }
 
+    /// Bytes that were read of a frame which is not whole yet: between two looks it grows, or the peer is stuck.
+    pub fn begun(&self) -> usize {
+        let frames = &self.frames;
+        frames.ahead.len() + frames.partial.as_ref().map_or(0, |partial| partial.payload.len().max(1))
+    }
+
     /// Reads no further: what the peer still sends is dropped, and its writes fail with
     /// [`LinkError::StreamStopped`]. Dropping the reader does the same.
     pub fn stop(&mut self) {

@@ -52,6 +52,23 @@ impl Connection {
         outcome
     }
 
+    /// Instead of [`Connection::accept_hello`]: answers the client's hello with `refusal`, so that it knows why and when to
+    /// come back, and closes the connection. Whatever happens within `limit`, it is closed.
+    pub async fn turn_away(&self, refusal: Refusal, limit: Duration) {
+        let telling = async {
+            let (mut writer, mut reader) = self.accept().await?;
+            reader.request().await?;
+            writer.send(Reply::Refused(refusal).encode()).await?;
+            writer.finish();
+            // Closing would overtake the refusal.
+            let _ = timeout(LAST_WORDS, writer.stopped()).await;
+            Ok::<_, LinkError>(())
+        };
+        // Whoever cannot be told is closed all the same.
+        let _ = timeout(limit, telling).await;
+        self.close("turned away");
+    }
+
     async fn hear_hello(&self, agent: &str) -> Result<Control, LinkError> {
         let (mut writer, mut reader) = self.accept().await?;
         let hello = match reader.request().await? {

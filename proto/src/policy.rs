@@ -130,6 +130,12 @@ impl Policy {
         if self.prekey_rotation_ms < 60 * SECOND {
             return Err(PolicyError("prekey_rotation is at least 1 min"));
         }
+        // For ever (0) is an archive for those who kept up: whoever does not, loses what is older than its keys.
+        if self.retain_ms > self.max_offline_ms {
+            return Err(PolicyError(
+                "retain is longer than max_offline, the life of members' keys: retain less, raise max_offline, or keep for ever (0)",
+            ));
+        }
         let times = [
             self.retain_ms,
             self.max_fresh_age_ms,
@@ -184,4 +190,22 @@ impl From<Policy> for CarriedPolicy {
 /// `H("policy", bytes)`.
 pub fn policy_hash(bytes: &[u8]) -> Hash {
     hash(HashLabel::Policy, &[bytes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_longer_than_members_keys_live() {
+        let policy = |retain_ms| Policy { retain_ms, max_offline_ms: 5 * DAY, ..Policy::default() };
+        assert!(
+            policy(5 * DAY).check().is_ok() && policy(0).check().is_ok(),
+            "for ever is said, not slipped into"
+        );
+        let refused = policy(5 * DAY + 1);
+        let why = refused.check().unwrap_err().to_string();
+        assert!(why.contains("retain less, raise max_offline"), "{why}");
+        assert!(Policy::decode(&refused.encode()).is_err(), "nor does a broker or a member take it up");
+    }
 }

@@ -292,7 +292,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1u8..12, role()).prop_map(|(n, role)| Step::Add(n, role)),
         3 => (1u8..12).prop_map(Step::Remove),
         2 => (0u8..12, role()).prop_map(|(n, role)| Step::SetRole(n, role)),
-        1 => (0u64..1 << 40).prop_map(Step::Policy),
+        1 => (0u64..1 << 30).prop_map(Step::Policy),
         1 => Just(Step::Rotate),
     ]
 }

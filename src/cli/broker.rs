@@ -15,7 +15,6 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        sealcast_broker::cli::init_logging();
         Ok(sealcast_broker::cli::run(self.args).await?)
     }
 }

@@ -1,14 +1,15 @@
 //! Beginning a subscription.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sealcast_envelope::WrapSecret;
-use sealcast_link::{Link, LinkOptions};
-use sealcast_proto::frame::{Code, From as Begin, Reply};
+use sealcast_link::{ConnectError, Link, LinkOptions, backoff};
+use sealcast_proto::frame::{Code, From as Begin, Refusal, Reply};
 use sealcast_proto::{BrokerLink, Identity, Offset, TopicLink};
 use sealcast_state::{PrekeyStore, RoleState, State, StateError, StateRole};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::now_ms;
 use crate::cursor::Cursor;
@@ -77,7 +78,8 @@ impl Subscriber {
         Self { identity, state, options, links: Mutex::default() }
     }
 
-    /// Connects and subscribes. The subscription then connects again by itself, for ever, until it is closed.
+    /// Connects and subscribes; waits for its turn where the broker is at one of its limits. The subscription then connects
+    /// again by itself, for ever, until it is closed.
     ///
     /// # Errors
     /// What went wrong with this first connection, or with the state directory. Later trouble is an item.
@@ -107,12 +109,27 @@ impl Subscriber {
         let mut inbox = Inbox::new(me, secret, ring, cursor, from, options.until_head);
 
         let link = self.link(&link.broker);
-        let connection = link.connect().await?;
         let broken = |error: sealcast_link::LinkError| SubscribeError::Broker(error.to_string());
-        let mut stream = stream::open(connection, inbox.subscribe()).await.map_err(broken)?;
-        let first = timeout(PATIENCE, stream.reader.reply()).await;
-        let first =
-            first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
+        let mut busy = 0;
+        let (stream, first) = loop {
+            let connection = match link.connect().await {
+                Err(ConnectError::Refused(refusal)) if refusal.code == Code::Busy => {
+                    wait_for_turn(&refusal, &mut busy).await;
+                    continue;
+                }
+                connection => connection?,
+            };
+            let mut stream = stream::open(connection, inbox.subscribe()).await.map_err(broken)?;
+            let first = timeout(PATIENCE, stream.reader.reply()).await;
+            let first =
+                first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
+            match first {
+                Some(Reply::Refused(refusal)) if refusal.code == Code::Busy => {
+                    wait_for_turn(&refusal, &mut busy).await;
+                }
+                first => break (stream, first),
+            }
+        };
         let mut effects = Effects::default();
         match first {
             Some(start @ Reply::Start(_)) => inbox.handle(Input::Reply(start), now_ms(), &mut effects),
@@ -179,4 +196,13 @@ fn load(
         Some(bytes) => Cursor::decode(&bytes, topic).map_err(|error| role_state.corrupt(error))?,
     };
     Ok((role_state, cursor, prekeys::load(prekeys)?))
+}
+
+/// Before trying again where the broker is at a limit: as long as it asks for, within reason, and not all at once.
+async fn wait_for_turn(refusal: &Refusal, busy: &mut u32) {
+    *busy = busy.saturating_add(1);
+    tracing::debug!(%refusal, busy, "the broker is at a limit");
+    let asked = Duration::from_millis(refusal.retry_after_ms).min(backoff::CAP);
+    let apart = backoff::delay(*busy, &mut rand::rng());
+    sleep(asked + apart).await;
 }

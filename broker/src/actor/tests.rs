@@ -33,7 +33,7 @@ struct Bench {
 impl Bench {
     async fn new(policy: Policy) -> Self {
         let disk = Faulty::new(MemoryLog::new());
-        let storage = Storage::start(disk.clone()).unwrap();
+        let storage = Storage::start(disk.clone(), &Config::new(".").limits).unwrap();
         let shared = Shared::new(storage, &Config::new("."));
         let (id, parsed, signed) = genesis(0);
         shared.create(key(1), signed).await.unwrap();

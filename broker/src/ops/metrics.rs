@@ -4,6 +4,8 @@
 //! are no labels: they would tell whoever reads the monitoring who talks to whom, and their number has no bound. Topic
 //! ids may be switched on (`topic_labels`).
 
+use std::time::Duration;
+
 use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use sealcast_proto::frame::Code;
@@ -35,7 +37,7 @@ const fn gauge(name: &'static str, help: &'static str) -> Metric {
 /// What a stream is for.
 pub(crate) const STREAMS: [&str; 5] = ["publish", "subscribe", "watch", "upload", "request"];
 /// How a connection attempt ended.
-pub(crate) const ATTEMPTS: [&str; 4] = ["established", "failed", "refused", "no_hello"];
+pub(crate) const ATTEMPTS: [&str; 5] = ["established", "failed", "refused", "no_hello", "turned_away"];
 /// Refusals by code.
 pub(crate) const CODES: [(Code, &str); 13] = [
     (Code::Malformed, "malformed"),
@@ -90,6 +92,10 @@ pub const METRICS: &[Metric] = &[
         "sealcast_stalled_total",
         "Streams cut off because their reader took nothing for `stall`, a count.",
     ),
+    counter(
+        "sealcast_throttled_microseconds_total",
+        "Time for which publishers were made to wait by publish_rate, microseconds.",
+    ),
     gauge("sealcast_topics", "Topics, a count."),
     gauge("sealcast_subscriptions", "Subscriptions open, a count."),
     gauge("sealcast_publish_streams", "Publish streams open, a count."),
@@ -136,6 +142,7 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     started_ms: u64,
     stalled: Counter,
+    throttled: Counter,
     trimmed: Counter,
     attempts: [Counter; ATTEMPTS.len()],
     streams: [Counter; STREAMS.len()],
@@ -156,6 +163,7 @@ impl Metrics {
         let by = |name, label, value| count(&recorder, name, Some((label, value)));
         Self {
             started_ms: now_ms(),
+            throttled: one("sealcast_throttled_microseconds_total"),
             stalled: one("sealcast_stalled_total"),
             trimmed: one("sealcast_retention_records_total"),
             attempts: ATTEMPTS.map(|result| by("sealcast_connection_attempts_total", "result", result)),
@@ -172,6 +180,10 @@ impl Metrics {
 
     pub(crate) fn stalled(&self) {
         self.stalled.increment(1);
+    }
+
+    pub(crate) fn throttled(&self, wait: Duration) {
+        self.throttled.increment(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn trimmed(&self, records: u64) {

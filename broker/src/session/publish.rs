@@ -11,12 +11,13 @@ use sealcast_proto::roster::Role;
 use sealcast_proto::{Epoch, Hash, PublicKey, TopicId};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{End, Stream, malformed};
+use super::{End, Stream, malformed, next_request};
 use crate::handle::{Answer, Message, Offered, Topic};
 use crate::limits;
 use crate::lookup;
 use crate::ops::report::Feeding;
 use crate::outgoing::Outgoing;
+use crate::rate::Bucket;
 use crate::shared::{Shared, not_allowed};
 use crate::topic::SessionId;
 
@@ -46,6 +47,7 @@ pub(super) async fn run(stream: &mut Stream, id: TopicId) -> Result<(), End> {
         identity,
         keys: attached.newest.into_iter().collect(),
         unanswered: unanswered.clone(),
+        rate: shared.registry.rate(identity),
     };
     let ended = {
         let Stream { writer, reader, .. } = stream;
@@ -69,6 +71,7 @@ struct Feed {
     identity: PublicKey,
     keys: Vec<(Epoch, Hash, PublicKey)>,
     unanswered: Arc<Semaphore>,
+    rate: Arc<Bucket>,
 }
 
 impl Feed {
@@ -84,25 +87,24 @@ impl Feed {
     async fn feed(&mut self, reader: &mut FrameReader) -> Result<(), End> {
         loop {
             let request = tokio::select! {
-                request = reader.request() => request,
+                request = next_request(reader, self.shared.limits().next_frame) => request?,
                 // What comes from now on belongs on another connection.
                 () = self.shared.drained() => return Ok(()),
             };
             match request {
-                Ok(Some(Request::Record(record))) => self.record(record).await?,
-                Ok(Some(Request::Beacon(beacon))) => {
+                Some(Request::Record(record)) => self.record(record).await?,
+                Some(Request::Beacon(beacon)) => {
                     self.topic.offer(Message::Beacon { identity: self.identity, beacon });
                 }
-                Ok(Some(_)) => return Err(malformed("only records and beacons are published")),
-                Ok(None) => return Ok(()),
-                Err(sealcast_link::LinkError::Frame(error)) => return Err(malformed(error.to_string())),
-                Err(error) => return Err(error.into()),
+                Some(_) => return Err(malformed("only records and beacons are published")),
+                None => return Ok(()),
             }
         }
     }
 
     async fn record(&mut self, record: Bytes) -> Result<(), End> {
-        let size = record.len() + BESIDE;
+        let record_bytes = record.len();
+        let size = record_bytes + BESIDE;
         let offered = match Record::decode(record.clone()) {
             Ok(Record::Header(header)) => {
                 let parsed = header.peek().map_err(|error| malformed(error.to_string()))?;
@@ -120,6 +122,7 @@ impl Feed {
             // Given back with the answer.
             permit.forget();
         }
+        self.shared.throttle(&self.rate, record_bytes).await;
         let budget =
             self.shared.storage.commit.reserve(size).await.map_err(|error| lookup::refusal(&error))?;
         let (session, identity) = (self.session, self.identity);

@@ -16,12 +16,18 @@ use crate::lookup;
 use crate::ops::report::Follower;
 use crate::outgoing::Outgoing;
 use crate::present::Here;
+use crate::registry::Counted;
 use crate::ring::Near;
 use crate::roster_index::Opening;
 use crate::shared::{going_away, not_allowed};
 use crate::store::{Log, LogError};
 
 pub(super) async fn run(stream: &mut Stream, wish: Subscribe) -> Result<(), End> {
+    let most = stream.shared.limits().subscriptions_per_identity;
+    // First, whether there is such a topic or not: a refusal says nothing about it.
+    let Some(_place) = stream.shared.registry.take(Counted::Subscriptions, stream.peer, most) else {
+        return Err(lookup::busy("this identity has as many subscriptions as one may have").into());
+    };
     let (topic, opened) = stream.shared.enter(stream.peer, &wish.topic).await?;
     let mut reader = Reader::begin(stream, topic, opened, &wish).await?;
     reader.open(wish.roster_seq).await?;

@@ -6,11 +6,10 @@ use sealcast_proto::roster::Role;
 use sealcast_proto::slot::TableCheck;
 use sealcast_proto::{Hash, Offset, TopicId};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{End, Stream, malformed};
 use crate::handle::Message;
-use crate::limits;
 use crate::lookup;
 use crate::registry::Counted;
 use crate::store::{LogError, TableId, Write, Writer};
@@ -25,15 +24,22 @@ pub(super) async fn run(
     let may =
         |opened: &crate::handle::Opened| opened.standing.role.is_some_and(|role| role >= Role::Publisher);
     let (topic, _) = shared.enter_if(stream.peer, &id, may).await?;
-    let Some(_place) = shared.registry.take(Counted::Uploads, stream.peer, limits::UPLOADS) else {
+    let limits = shared.limits();
+    if slot_count > limits.table_slots {
+        let detail = format!("this broker takes tables of at most {} slots", limits.table_slots);
+        return Err(malformed(detail));
+    }
+    let Some(_place) = shared.registry.take(Counted::Uploads, stream.peer, limits.uploads_per_identity)
+    else {
         return Err(lookup::busy("this identity uploads as many tables as one may").into());
     };
     let begun = Instant::now();
     let writer = shared.storage.commit.writer();
     let table = shared.storage.reads.log().new_table();
     let mut check = TableCheck::new(slot_count, slots_hash);
-    let result = receive(stream, &writer, table, slot_count, &mut check).await;
-    let result = match result {
+    let received = timeout(limits.upload, receive(stream, &writer, table, slot_count, &mut check));
+    let received = received.await.unwrap_or_else(|_| Err(lookup::busy("the table took too long").into()));
+    let result = match received {
         Ok(()) => check.finish().map_err(|error| malformed(error.to_string())),
         Err(end) => Err(end),
     };
@@ -59,6 +65,7 @@ async fn receive(
     slot_count: u32,
     check: &mut TableCheck,
 ) -> Result<(), End> {
+    let rate = stream.shared.registry.rate(stream.peer);
     let mut left = usize::try_from(slot_count).unwrap_or(usize::MAX).saturating_mul(SLOT_BYTES);
     let mut last: Option<oneshot::Receiver<Result<(), LogError>>> = None;
     while left > 0 {
@@ -68,6 +75,7 @@ async fn receive(
         let first = check.feed(&slots).map_err(|error| malformed(error.to_string()))?;
         let Some(first_member) = first else { return Err(malformed("a frame without slots")) };
         left = left.saturating_sub(slots.len());
+        stream.shared.throttle(&rate, slots.len()).await;
         last = Some(submit(stream, writer, Write::TableChunk { table, first_member, slots }).await?);
     }
     if let Some(last) = last {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sealcast_broker::Limits;
-use sealcast_link::{Link, LinkOptions};
+use sealcast_link::{ConnectError, Link, LinkOptions};
 use sealcast_proto::frame::{Code, From, Reply, Request, Subscribe};
 use sealcast_proto::roster::Role;
 use sealcast_proto::{Epoch, Hash, RosterSeq};
@@ -147,11 +147,12 @@ async fn an_identity_has_only_so_many_connections() {
     let (_first, _second) = (world.client(7).await, world.client(7).await);
     let link = world.broker.as_ref().unwrap().link().clone();
     let third = Link::new(link, Arc::new(identity(7)), LinkOptions::default());
-    // The hello was answered before the connection was counted: the refusal comes right after it.
-    if let Ok(connection) = soon(third.connect()).await {
-        soon(connection.closed()).await;
-    }
+    let refused = soon(third.connect()).await.unwrap_err();
+    let ConnectError::Refused(refusal) = &refused else { panic!("{refused}") };
+    assert!(refusal.code == Code::Busy && refusal.retry_after_ms > 0 && refused.is_retryable(), "{refusal}");
     world.client(8).await;
+    drop(_first);
+    soon(third.connected()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

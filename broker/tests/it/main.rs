@@ -13,6 +13,8 @@ mod drain;
 mod heads;
 /// Bytes that are no frames, and requests that are not allowed.
 mod hostile;
+/// Limits: who is over one is told, held back or cut off; the others go on.
+mod limits;
 /// Health, metrics, topics: what operators see.
 mod ops;
 /// The program: its link, its signals, its errors.
@@ -23,6 +25,8 @@ mod publish;
 mod requests;
 /// A restart on the same directory, and what cannot start.
 mod restart;
+/// Where settings come from, what SIGHUP changes, what systemd is told.
+mod settings;
 /// What a subscriber gets: its own slots, its share of the roster, everything once and in order.
 mod subscribe;
 /// What publishers and admins follow.

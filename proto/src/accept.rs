@@ -12,7 +12,7 @@
 mod batch;
 mod lane;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,10 @@ use crate::identity::PublicKey;
 use crate::ids::{BatchNo, Epoch, Hash, Offset, RosterSeq, TopicId};
 use crate::object::{Beacon, EpochHeader, Genesis, Mode, ObjectError, RosterEntry, Signed};
 use crate::record::BatchDigest;
-use crate::roster::{Change, EntryBundle, Role, Roster, RosterError, RosterMatch};
+use crate::roster::{Change, EntryBundle, Role, Roster, RosterChain, RosterError, RosterMatch};
 
 pub use batch::BatchClaim;
-use lane::{Known, Seen};
+pub(crate) use lane::{Known, Seen};
 pub use lane::{Lane, LastBatch};
 
 /// Records remembered per publisher, a count: more than a publisher usually has in flight when its connection breaks, at
@@ -158,7 +158,8 @@ impl Acceptor {
             Known::Never => {}
         }
         header.verify(session).map_err(|error| refuse(Code::Malformed, &error.to_string()))?;
-        self.check_fence(session, parsed.roster_seq, &parsed.roster_hash, (parsed.epoch, None))?;
+        let chain = self.roster.chain();
+        check_fence(chain, session, parsed.roster_seq, &parsed.roster_hash, (parsed.epoch, None))?;
         check_follows(lane, &parsed, self.roster.chain().last_removal_seq())
             .map_err(|(code, detail)| refuse(code, detail))?;
         if !table_known {
@@ -206,7 +207,8 @@ impl Acceptor {
                 return Err(refuse(Code::OutOfOrder, "not of the newest epoch"));
             }
         }
-        self.check_fence(session, lane.header().roster_seq, &lane.header().roster_hash, number)?;
+        let header = lane.header();
+        check_fence(self.roster.chain(), session, header.roster_seq, &header.roster_hash, number)?;
         if batch.batch_no != lane.next_batch_no() {
             return Err(refuse(Code::OutOfOrder, "not the next batch"));
         }
@@ -257,41 +259,35 @@ impl Acceptor {
         self.lanes.insert(lane.header().publisher, lane);
         Ok(())
     }
+}
 
-    /// The roster rule for headers and batches: the role is held now, and the roster named is one of this log, at or
-    /// after the last removal.
-    fn check_fence(
-        &self,
-        publisher: &PublicKey,
-        seq: RosterSeq,
-        hash: &Hash,
-        record: (Epoch, Option<BatchNo>),
-    ) -> Result<(), Refusal> {
-        let chain = self.roster.chain();
-        let refuse = |code, detail: &str| Err(Refusal { record: Some(record), ..Refusal::new(code, detail) });
-        if chain.role_above_reader(publisher).is_none_or(|role| role < Role::Publisher) {
-            return refuse(Code::NotAllowed, "publishing needs the role of a publisher");
-        }
-        match chain.compare(seq, hash) {
-            RosterMatch::Holds => Ok(()),
-            RosterMatch::Stale => Err(Refusal {
-                roster_seq: chain.last_removal_seq(),
-                record: Some(record),
-                ..Refusal::new(
-                    Code::StaleEpoch,
-                    "someone was removed since: start an epoch on the newer roster",
-                )
-            }),
-            RosterMatch::Ahead => refuse(Code::OutOfOrder, "it names a roster entry that is not here yet"),
-            RosterMatch::Fork | RosterMatch::Unknown => {
-                refuse(Code::RosterConflict, "its roster is another one")
-            }
-        }
+/// The roster rule for headers and batches: the role is held now, and the roster named is one of this log, at or after the
+/// last removal.
+pub(crate) fn check_fence(
+    chain: &RosterChain,
+    publisher: &PublicKey,
+    seq: RosterSeq,
+    hash: &Hash,
+    record: (Epoch, Option<BatchNo>),
+) -> Result<(), Refusal> {
+    let refuse = |code, detail: &str| Err(Refusal { record: Some(record), ..Refusal::new(code, detail) });
+    if chain.role_above_reader(publisher).is_none_or(|role| role < Role::Publisher) {
+        return refuse(Code::NotAllowed, "publishing needs the role of a publisher");
+    }
+    match chain.compare(seq, hash) {
+        RosterMatch::Holds => Ok(()),
+        RosterMatch::Stale => Err(Refusal {
+            roster_seq: chain.last_removal_seq(),
+            record: Some(record),
+            ..Refusal::new(Code::StaleEpoch, "someone was removed since: start an epoch on the newer roster")
+        }),
+        RosterMatch::Ahead => refuse(Code::OutOfOrder, "it names a roster entry that is not here yet"),
+        RosterMatch::Fork | RosterMatch::Unknown => refuse(Code::RosterConflict, "its roster is another one"),
     }
 }
 
 /// How a header must follow its publisher's last one.
-fn check_follows(
+pub(crate) fn check_follows(
     lane: Option<&Lane>,
     header: &EpochHeader,
     last_removal: RosterSeq,

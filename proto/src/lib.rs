@@ -10,6 +10,7 @@
 )]
 
 pub mod accept;
+pub mod audit;
 pub mod frame;
 pub mod hash;
 pub mod identity;

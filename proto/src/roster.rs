@@ -20,6 +20,7 @@ use crate::wire;
 
 pub use chain::{RosterChain, RosterMatch};
 pub use list::Officer;
+pub(crate) use list::roles_hash;
 pub use members::{Change, Member, Roster};
 pub use ops::{Op, decode_ops, encode_ops, removes};
 

@@ -5,6 +5,7 @@ mod confirmed;
 mod demo;
 mod failure;
 mod input;
+mod inspect;
 mod keygen;
 mod keys;
 mod links;
@@ -54,6 +55,7 @@ enum Command {
     Publish(publish::Publish),
     #[command(name = "sub")]
     Subscribe(subscribe::Subscribe),
+    Inspect(inspect::Inspect),
     Rotate(rotate::Rotate),
     Prekey(prekey::Prekey),
     Demo(demo::Demo),
@@ -112,6 +114,7 @@ impl Cli {
             Command::Topic(topic) => run(topic.run(&global)),
             Command::Publish(publish) => run(publish.run(&global)),
             Command::Subscribe(subscribe) => run(subscribe.run(&global)),
+            Command::Inspect(inspect) => run(inspect.run()),
             Command::Rotate(rotate) => run(rotate.run(&global)),
             Command::Prekey(prekey) => run(prekey.run(&global)),
             Command::Demo(demo) => run(demo.run()),

@@ -13,6 +13,8 @@ mod cli_keys;
 mod cli_mistakes;
 // The command line: what the commands say and write, and how they fail, against a broker.
 mod cli_feed;
+// The command line: what a broker can see, and that whatever it changes is named.
+mod cli_inspect;
 // The command line: the demo.
 mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.

@@ -49,7 +49,7 @@ impl BatchClaim {
     }
 
     /// The header under which the signature holds, and the batch's hash there.
-    pub(super) fn verified(&self) -> Option<(Hash, Hash)> {
+    pub(crate) fn verified(&self) -> Option<(Hash, Hash)> {
         self.verified
     }
 }

@@ -37,11 +37,11 @@ pub struct LastBatch {
 
 /// A stored record, remembered to recognise it when it comes again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    pub(super) epoch: Epoch,
-    pub(super) batch_no: Option<BatchNo>,
-    pub(super) fingerprint: Hash,
-    pub(super) offset: Offset,
+pub(crate) struct Seen {
+    pub(crate) epoch: Epoch,
+    pub(crate) batch_no: Option<BatchNo>,
+    pub(crate) fingerprint: Hash,
+    pub(crate) offset: Offset,
 }
 
 impl Seen {
@@ -49,13 +49,13 @@ impl Seen {
         (self.epoch, self.batch_no)
     }
 
-    pub(super) fn compare(&self) -> Verdict {
+    pub(crate) fn compare(&self) -> Verdict {
         Verdict::Compare { epoch: self.epoch, batch_no: self.batch_no, fingerprint: self.fingerprint }
     }
 }
 
 /// What a lane knows of a number.
-pub(super) enum Known {
+pub(crate) enum Known {
     /// Stored there, the same bytes.
     Same(Offset),
     /// Stored, other bytes.
@@ -67,7 +67,7 @@ pub(super) enum Known {
 }
 
 impl Lane {
-    pub(super) fn new(signed: Signed<EpochHeader>, header: EpochHeader, seen: Seen) -> Self {
+    pub(crate) fn new(signed: Signed<EpochHeader>, header: EpochHeader, seen: Seen) -> Self {
         Self {
             header_hash: signed.hash(),
             signed,
@@ -80,7 +80,7 @@ impl Lane {
         }
     }
 
-    pub(super) fn restored(
+    pub(crate) fn restored(
         signed: &Signed<EpochHeader>,
         at: Offset,
         last: Option<(BatchDigest, Offset)>,
@@ -105,7 +105,7 @@ impl Lane {
         })
     }
 
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &mut self,
         signed: Signed<EpochHeader>,
         header: EpochHeader,
@@ -121,7 +121,7 @@ impl Lane {
         self.remember(seen, window);
     }
 
-    pub(super) fn push(&mut self, last: LastBatch, seen: Seen, window: usize) {
+    pub(crate) fn push(&mut self, last: LastBatch, seen: Seen, window: usize) {
         // Bodies hold batch_no < 65,536 (limits::MAX_EPOCH_BATCHES): the sum cannot overflow.
         self.next_batch_no = BatchNo(last.batch.batch_no.0.saturating_add(1));
         self.last = Some(last);
@@ -136,7 +136,7 @@ impl Lane {
         self.recent.push_back(seen);
     }
 
-    pub(super) fn known(&self, seen: &Seen) -> Known {
+    pub(crate) fn known(&self, seen: &Seen) -> Known {
         let at = self.recent.partition_point(|other| other.key() < seen.key());
         match self.recent.get(at) {
             Some(other) if other.key() == seen.key() && other.fingerprint == seen.fingerprint => {

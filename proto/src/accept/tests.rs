@@ -11,21 +11,21 @@ use crate::roster::Op;
 
 mod forged;
 
-fn identity(n: u8) -> Identity {
+pub(crate) fn identity(n: u8) -> Identity {
     Identity::from_seed(&[n; 32])
 }
 
 /// A publisher that signs but cannot seal: its ciphertexts are noise, which nobody here can tell.
-struct Hand {
-    id: Identity,
-    key: SigningKey,
-    header: Option<Signed<EpochHeader>>,
-    next: u64,
-    last: Hash,
+pub(crate) struct Hand {
+    pub(crate) id: Identity,
+    pub(crate) key: SigningKey,
+    pub(crate) header: Option<Signed<EpochHeader>>,
+    pub(crate) next: u64,
+    pub(crate) last: Hash,
 }
 
 impl Hand {
-    fn new(n: u8) -> Self {
+    pub(crate) fn new(n: u8) -> Self {
         Self {
             id: identity(n),
             key: SigningKey::from_bytes(&[n ^ 0x80; 32]),
@@ -35,11 +35,11 @@ impl Hand {
         }
     }
 
-    fn public(&self) -> PublicKey {
+    pub(crate) fn public(&self) -> PublicKey {
         self.id.public()
     }
 
-    fn header(&mut self, on: &Roster, epoch: u64, mode: Mode) -> Signed<EpochHeader> {
+    pub(crate) fn header(&mut self, on: &Roster, epoch: u64, mode: Mode) -> Signed<EpochHeader> {
         let header = EpochHeader {
             topic: on.chain().topic(),
             publisher: self.public(),
@@ -64,13 +64,13 @@ impl Hand {
     }
 
     /// The header counts as sent: what follows builds on it.
-    fn begin(&mut self, header: &Signed<EpochHeader>) {
+    pub(crate) fn begin(&mut self, header: &Signed<EpochHeader>) {
         self.last = header.hash();
         self.next = 0;
         self.header = Some(header.clone());
     }
 
-    fn batch(&self, fill: u8) -> (BatchRecord, Hash) {
+    pub(crate) fn batch(&self, fill: u8) -> (BatchRecord, Hash) {
         let header = self.header.as_ref().unwrap();
         let body = Batch {
             epoch: header.peek().unwrap().epoch,
@@ -86,12 +86,12 @@ impl Hand {
         BatchRecord::sign(body, &aad, Sealed(Bytes::from(vec![fill; 48])), &self.key)
     }
 
-    fn sent(&mut self, hash: Hash) {
+    pub(crate) fn sent(&mut self, hash: Hash) {
         self.next += 1;
         self.last = hash;
     }
 
-    fn claim(&self, record: &BatchRecord) -> BatchClaim {
+    pub(crate) fn claim(&self, record: &BatchRecord) -> BatchClaim {
         let header = self.header.as_ref().unwrap();
         let mut claim = BatchClaim::read(record).unwrap();
         claim.verify(&header.hash(), &header.peek().unwrap().epoch_vk);

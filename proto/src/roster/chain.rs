@@ -40,9 +40,9 @@ pub struct RosterChain {
     pub(super) officers: Vec<Officer>,
     pub(super) roles_hash: Hash,
     pub(super) policy: CarriedPolicy,
-    pub(super) policy_hash: Hash,
+    pub(crate) policy_hash: Hash,
     pub(super) last_removal_seq: RosterSeq,
-    pub(super) next_member: MemberIndex,
+    pub(crate) next_member: MemberIndex,
     pub(super) time_ms: u64,
 }
 

@@ -57,6 +57,6 @@ pub(super) fn decode_roles(bytes: &[u8]) -> Result<Vec<Officer>, RosterError> {
     Ok(officers)
 }
 
-pub(super) fn roles_hash(bytes: &[u8]) -> Hash {
+pub(crate) fn roles_hash(bytes: &[u8]) -> Hash {
     hash(HashLabel::Roles, &[bytes])
 }

@@ -14,11 +14,11 @@ use crate::hostile::{Answer, Hostile, done};
 use world::{World, identity, key};
 
 // A topic in memory.
-mod world;
+pub(crate) mod world;
 // A publisher that signs and seals whatever it is told to.
 mod pen;
 // A real broker with the hostile one before it.
-mod real;
+pub(crate) mod real;
 
 // Who forges, and who reads what it should not: members, former members, newcomers.
 mod members;

@@ -5,7 +5,7 @@
 //! Derive(prk, label, ctx) = HKDF-Expand-SHA256(prk, "sealcast/1 derive" ‖ LP(label) ‖ LP(ctx), 32)
 //! ctx = H("epoch", suite, topic, publisher, epoch, prev_header_hash, roster_seq, roster_hash, mode, kek_gen, enc)
 //!
-//! m = 32 random bytes (fresh)  |  Derive(AS of the epoch before, "seed", ctx) (advance)
+//! m = 32 random bytes (fresh, rewrap)  |  Derive(AS of the epoch before, "seed", ctx) (advance)
 //! │
 //! └─ prk = Extract("epoch seed", m)
 //!     ├─ Derive(prk, "commit",  ctx) = commitment          public, in the signed header
@@ -16,7 +16,12 @@
 //!
 //! DH(enc, wrap key)
 //! └─ HPKE.Export(info = ctx, LP("slot") ‖ identity ‖ source, 64) = kw ‖ kek
-//!     └─ kw seals m in a slot, aad = ctx ‖ member ‖ source; kek is dropped until rewrap exists
+//!     ├─ kw seals m in a slot, aad = ctx ‖ member ‖ source
+//!     └─ kek: this member's, from the next rewrap on
+//!
+//! kek[g]                                                   pairwise, publisher and member
+//! ├─ Derive(kek[g], "wrap", ctx) = kw                      of a KEK slot: seals m, with the same aad
+//! └─ Derive(kek[g], "next", "")  = kek[g+1]
 //! ```
 //! One-way downwards: who holds a node gets what is below it and nothing above or beside it. That no arrow leads from
 //! `m` to the secret of `enc` is what keeps a member from opening the slots of others.
@@ -27,7 +32,7 @@ use sealcast_proto::{Hash, MemberIndex, PublicKey, SlotSource};
 use zeroize::Zeroizing;
 
 use crate::hpke::{Schedule, SharedSecret};
-use crate::kdf;
+use crate::kdf::{self, Expander};
 use crate::secret::Secret;
 
 fn extract(label: &str, ikm: &Secret) -> Secret {
@@ -36,9 +41,12 @@ fn extract(label: &str, ikm: &Secret) -> Secret {
 }
 
 fn derive(prk: &Secret, label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
+    derive_from(&Expander::new(prk.as_bytes()), label, ctx)
+}
+
+fn derive_from(prk: &Expander, label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
     let label = label.as_bytes();
-    let info: [&[u8]; 5] = [b"sealcast/1 derive", &lp_prefix(label), label, &lp_prefix(ctx), ctx];
-    kdf::expand(prk.as_bytes(), &info)
+    prk.expand(&[b"sealcast/1 derive", &lp_prefix(label), label, &lp_prefix(ctx), ctx])
 }
 
 /// What an epoch's secrets are bound to. Holds no `prev_close`, so that a table can be made while sealing goes on.
@@ -80,19 +88,36 @@ impl Context {
     }
 }
 
-/// `kw`: the key of one member's slot.
-pub(crate) fn slot_key(
+/// `kw ‖ kek`: the key of one member's DH slot, and the KEK it seeds.
+pub(crate) fn slot_keys(
     schedule: &Schedule,
     shared: &SharedSecret,
     identity: &PublicKey,
     source: SlotSource,
-) -> Zeroizing<[u8; 32]> {
+) -> (Zeroizing<[u8; 32]>, Kek) {
     let source = source.to_u32().to_be_bytes();
     let context: [&[u8]; 4] = [&lp_prefix(b"slot"), b"slot", identity.as_bytes(), &source];
     let export: Zeroizing<[u8; 64]> = schedule.exporter(shared).export(&context);
-    let mut kw = Zeroizing::new([0; 32]);
-    kw.iter_mut().zip(export.iter()).for_each(|(to, from)| *to = *from);
-    kw
+    let (mut kw, mut kek) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
+    let halves = kw.iter_mut().chain(kek.iter_mut());
+    halves.zip(export.iter()).for_each(|(to, from)| *to = *from);
+    (kw, Kek(kek))
+}
+
+/// `kek[g]`: what a publisher and one member share from one rewrap to the next. Not boxed: a publisher holds a million.
+pub(crate) struct Kek(pub(crate) Zeroizing<[u8; 32]>);
+
+impl Kek {
+    /// `kw` of this member's slot in the rewrap whose context this is, and `kek[g+1]`.
+    pub(crate) fn wrap(&self, context: &Context) -> (Zeroizing<[u8; 32]>, Self) {
+        let prk = Expander::new(&self.0);
+        (derive_from(&prk, "wrap", context.0.as_bytes()), Self(derive_from(&prk, "next", b"")))
+    }
+
+    /// `kek[g+1]`; `kek[g]` is wiped when the caller replaces it.
+    pub(crate) fn next(&self) -> Self {
+        Self(derive_from(&Expander::new(&self.0), "next", b""))
+    }
 }
 
 /// `m`: what a slot wraps, and all of an epoch comes from.

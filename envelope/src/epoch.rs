@@ -1,19 +1,20 @@
-//! Starting a publisher's epochs: fresh, or as an advance of the one before.
+//! Starting a publisher's epochs: fresh, as an advance of the one before, or as a rewrap under the KEKs it left.
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 
 use sealcast_proto::ids::is_prekey_id;
-use sealcast_proto::limits::{MAX_ADVANCES, MAX_SLOTS};
+use sealcast_proto::limits::{MAX_ADVANCES, MAX_KEK_STEPS, MAX_SLOTS};
 use sealcast_proto::object::{EpochHeader, Mode, PrevClose};
 use sealcast_proto::slot::table_hash;
 use sealcast_proto::{Epoch, Hash, Identity, MemberIndex, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
 
-use crate::derive::{Context, EpochSecrets, Seed};
+use crate::derive::{AdvanceSecret, Context, EpochSecrets, Seed};
+use crate::kek::{Change, KekChange, Keks};
 use crate::secret::{Secret, opaque_debug};
 use crate::sender::EpochSender;
-use crate::wrap::{SlotMaker, WrapSecret, WrapTarget};
+use crate::wrap::{SlotMaker, Slots, WrapSecret, WrapTarget};
 
 /// What an epoch is bound to, decided before its secrets are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum EpochError {
     /// Two targets of one member, or not in order.
     #[error("wrap targets must be sorted by member, each member once")]
     Order,
-    /// A source this version does not wrap to: the KEK, or an impossible prekey id.
+    /// Not a key to agree with: the KEK, or an impossible prekey id.
     #[error("a wrap target's source must be a prekey or the static wrap key")]
     Source,
     /// More members than a table holds.
@@ -50,6 +51,9 @@ pub enum EpochError {
     /// [`MAX_ADVANCES`] in a row.
     #[error("256 epochs advanced in a row: start a fresh one")]
     TooManyAdvances,
+    /// [`MAX_KEK_STEPS`] rewraps after a fresh epoch.
+    #[error("the KEKs were stepped 4096 times: start a fresh epoch")]
+    TooManySteps,
     /// The random generator gave a key that cannot come from randomness.
     #[error("the random generator is broken: do not use this machine")]
     Randomness,
@@ -64,30 +68,76 @@ pub fn fresh(
     start(plan, Start::Fresh, targets, rng)
 }
 
+/// What an advance needs of the epoch it follows, apart from the sender that goes on sealing meanwhile: so that the
+/// epoch can be made on another thread. Wiped on drop.
+pub struct AdvanceFrom {
+    topic: TopicId,
+    publisher: PublicKey,
+    epoch: Epoch,
+    header_hash: Hash,
+    advances: u32,
+    kek_gen: u32,
+    secret: AdvanceSecret,
+}
+
+opaque_debug!(AdvanceFrom);
+
+impl AdvanceFrom {
+    pub(crate) fn of(sender: &EpochSender, secret: AdvanceSecret) -> Self {
+        Self {
+            topic: sender.header().topic,
+            publisher: sender.header().publisher,
+            epoch: sender.epoch(),
+            header_hash: sender.header_hash(),
+            advances: sender.advances(),
+            kek_gen: sender.kek_gen(),
+            secret,
+        }
+    }
+}
+
 /// Starts an epoch that everybody in `from` derives, with slots for `newcomers` only: one way, so these learn nothing
-/// of the past. Its `AS` stays in `from` until the caller drops that.
+/// of the past.
 pub fn advance(
     plan: &EpochPlan,
-    from: &EpochSender,
+    from: &AdvanceFrom,
     newcomers: &[WrapTarget],
     rng: &mut impl CryptoRng,
 ) -> Result<NewEpoch, EpochError> {
-    if (plan.topic, plan.publisher) != (from.header().topic, from.header().publisher)
-        || plan.prev_header_hash != from.header_hash()
-        || plan.epoch <= from.epoch()
+    if (plan.topic, plan.publisher) != (from.topic, from.publisher)
+        || plan.prev_header_hash != from.header_hash
+        || plan.epoch <= from.epoch
     {
         return Err(EpochError::NotSuccessor);
     }
-    if from.advances() >= MAX_ADVANCES {
+    if from.advances >= MAX_ADVANCES {
         return Err(EpochError::TooManyAdvances);
     }
     start(plan, Start::Advance(from), newcomers, rng)
 }
 
+/// Starts an epoch from new randomness, with one slot per target (rising by member): under its KEK where `keks` has one
+/// that the target's key seeded, else a DH slot. In parallel on rayon's threads.
+///
+/// Nothing in `keks` steps: the caller replaces them by what [`NewEpoch::finish`] gives, once the header is accepted or
+/// refused.
+pub fn rewrap(
+    plan: &EpochPlan,
+    keks: &Keks,
+    targets: &[WrapTarget],
+    rng: &mut impl CryptoRng,
+) -> Result<NewEpoch, EpochError> {
+    if keks.generation() >= MAX_KEK_STEPS {
+        return Err(EpochError::TooManySteps);
+    }
+    start(plan, Start::Rewrap(keks), targets, rng)
+}
+
 #[derive(Clone, Copy)]
 enum Start<'a> {
     Fresh,
-    Advance(&'a EpochSender),
+    Advance(&'a AdvanceFrom),
+    Rewrap(&'a Keks),
 }
 
 fn start(
@@ -100,10 +150,19 @@ fn start(
     let epoch_key = Box::new(SigningKey::from_bytes(Secret::random(rng).as_bytes()));
     let epoch_vk = PublicKey::from_bytes(epoch_key.verifying_key().as_bytes());
     // Independent of the seed: every member knows the seed, and must not know the other members' slot keys.
-    let ephemeral = (!targets.is_empty()).then(|| WrapSecret::generate(rng));
+    let ephemeral = WrapSecret::generate(rng);
     let (mode, kek_gen, advances) = match how {
         Start::Fresh => (Mode::Fresh, 0, 0),
-        Start::Advance(from) => (Mode::Advance, from.header().kek_gen, from.advances().saturating_add(1)),
+        Start::Advance(from) => (Mode::Advance, from.kek_gen, from.advances.saturating_add(1)),
+        Start::Rewrap(keks) => (Mode::Rewrap, keks.generation(), 0),
+    };
+    let held = match how {
+        Start::Rewrap(keks) => Some(keks),
+        Start::Fresh | Start::Advance(_) => None,
+    };
+    let needs_enc = match held {
+        Some(keks) => keks.misses_any(targets),
+        None => !targets.is_empty(),
     };
     let mut header = EpochHeader {
         topic: plan.topic,
@@ -115,7 +174,7 @@ fn start(
         roster_hash: plan.roster_hash,
         mode,
         kek_gen,
-        enc: ephemeral.as_ref().map_or([0; 32], WrapSecret::public),
+        enc: if needs_enc { ephemeral.public() } else { [0; 32] },
         commitment: [0; 32],
         epoch_vk: epoch_vk.map_err(|_| EpochError::Randomness)?,
         slot_count: 0,
@@ -124,22 +183,28 @@ fn start(
     };
     let context = Context::of(&header);
     let seed = match how {
-        Start::Fresh => Seed(Secret::random(rng)),
-        Start::Advance(from) => from.next_seed(&context),
+        Start::Fresh | Start::Rewrap(_) => Seed(Secret::random(rng)),
+        Start::Advance(from) => from.secret.seed(&context),
     };
-    let (table, skipped) = match &ephemeral {
-        Some(ephemeral) => SlotMaker::new(&context, ephemeral, &seed).table(targets),
-        None => Default::default(),
-    };
-    if table.is_empty() && !skipped.is_empty() {
-        // Every key was refused: `enc` must be zeros where there is no DH slot, and all of it is bound to `enc`.
-        return Ok(NewEpoch { skipped, ..start(plan, how, &[], rng)? });
+    let slots = SlotMaker::new(&context, &ephemeral, &seed, held).table(targets);
+    if needs_enc && !slots.uses_enc() {
+        // Every such key was refused: `enc` must be zeros where there is no DH slot, and all of it is bound to `enc`.
+        let skipped = slots.skipped;
+        let usable: Vec<WrapTarget> =
+            targets.iter().filter(|target| skipped.binary_search(&target.member).is_err()).cloned().collect();
+        return Ok(NewEpoch { skipped, ..start(plan, how, &usable, rng)? });
     }
+    let Slots { table, skipped, keks } = slots;
+    let keks = KekChange(match how {
+        Start::Fresh => Change::All(Keks::new(0, keks)),
+        Start::Rewrap(_) => Change::All(Keks::new(kek_gen.saturating_add(1), keks)),
+        Start::Advance(_) => Change::Newcomers(keks),
+    });
     let secrets = EpochSecrets::new(&seed, &context);
     header.commitment = secrets.commitment;
     header.slot_count = u32::try_from(targets.len() - skipped.len()).map_err(|_| EpochError::TooManySlots)?;
     header.slots_hash = table_hash(&table);
-    Ok(NewEpoch { header, table: table.into(), skipped, secrets, epoch_key, advances })
+    Ok(NewEpoch { header, table: table.into(), skipped, secrets, epoch_key, advances, keks })
 }
 
 fn check_targets(targets: &[WrapTarget]) -> Result<(), EpochError> {
@@ -165,6 +230,7 @@ pub struct NewEpoch {
     secrets: EpochSecrets,
     epoch_key: Box<SigningKey>,
     advances: u32,
+    keks: KekChange,
 }
 
 impl NewEpoch {
@@ -189,18 +255,19 @@ impl NewEpoch {
     }
 
     /// Signs the header with `identity`, which must be the plan's publisher. `prev_close` covers every batch sealed
-    /// under the epoch before: so this comes last.
+    /// under the epoch before: so this comes last. What becomes of the KEKs is decided by the broker's answer.
     pub fn finish(
         self,
         prev_close: Option<PrevClose>,
         time_ms: u64,
         identity: &Identity,
-    ) -> (Signed<EpochHeader>, EpochSender) {
+    ) -> (Signed<EpochHeader>, EpochSender, KekChange) {
         debug_assert_eq!(identity.public(), self.header.publisher, "the plan names another publisher");
         let header = EpochHeader { prev_close, time_ms, ..self.header };
         let signed = Signed::sign(&header, identity.signing_key());
         let header_hash = signed.hash();
-        (signed, EpochSender::new(header, header_hash, self.epoch_key, self.secrets, self.advances))
+        let sender = EpochSender::new(header, header_hash, self.epoch_key, self.secrets, self.advances);
+        (signed, sender, self.keks)
     }
 }
 

@@ -17,21 +17,34 @@ pub(crate) fn extract(salt: &[u8], ikm: &[&[u8]]) -> Zeroizing<[u8; 32]> {
 
 /// `HKDF-Expand(prk, info₁ ‖ info₂ ‖ …, N)`.
 pub(crate) fn expand<const N: usize>(prk: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; N]> {
-    const { assert!(N <= 255 * 32, "RFC 5869, section 2.3") };
-    let keyed = <Hmac<Sha256> as HmacImpl>::new_from_slice(prk);
-    let mut okm = Zeroizing::new([0; N]);
-    let mut previous = Zeroizing::new([0; 32]);
-    for (block, counter) in okm.chunks_mut(32).zip(1_u8..=255) {
-        let mut mac = keyed.clone();
-        if counter > 1 {
-            HmacImpl::update(&mut mac, previous.as_ref());
-        }
-        info.iter().for_each(|part| HmacImpl::update(&mut mac, part));
-        HmacImpl::update(&mut mac, &[counter]);
-        take(mac, &mut previous);
-        block.iter_mut().zip(previous.iter()).for_each(|(to, from)| *to = *from);
+    Expander::new(prk).expand(info)
+}
+
+/// HKDF-Expand of one key, several times: what depends on the key alone is computed once.
+pub(crate) struct Expander(Hmac<Sha256>);
+
+impl Expander {
+    pub(crate) fn new(prk: &[u8; 32]) -> Self {
+        Self(<Hmac<Sha256> as HmacImpl>::new_from_slice(prk))
     }
-    okm
+
+    /// `HKDF-Expand(prk, info₁ ‖ info₂ ‖ …, N)`.
+    pub(crate) fn expand<const N: usize>(&self, info: &[&[u8]]) -> Zeroizing<[u8; N]> {
+        const { assert!(N <= 255 * 32, "RFC 5869, section 2.3") };
+        let mut okm = Zeroizing::new([0; N]);
+        let mut previous = Zeroizing::new([0; 32]);
+        for (block, counter) in okm.chunks_mut(32).zip(1_u8..=255) {
+            let mut mac = self.0.clone();
+            if counter > 1 {
+                HmacImpl::update(&mut mac, previous.as_ref());
+            }
+            info.iter().for_each(|part| HmacImpl::update(&mut mac, part));
+            HmacImpl::update(&mut mac, &[counter]);
+            take(mac, &mut previous);
+            block.iter_mut().zip(previous.iter()).for_each(|(to, from)| *to = *from);
+        }
+        okm
+    }
 }
 
 fn take(mac: Hmac<Sha256>, out: &mut [u8; 32]) {

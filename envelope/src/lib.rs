@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! publisher                                                      member
-//! fresh / advance ─► NewEpoch ─ finish ─► header, slot table ──► EpochReceiver::open_slot (own slot) or ::advance
-//!                        └──► EpochSender                            │
+//! fresh / advance / rewrap ─► NewEpoch ─ finish ─► header, slot table ──► EpochReceiver::open_slot, ::advance, ::rewrap
+//!                                 └──► EpochSender, Keks                        │
 //! Message::encode ─► seal ─► BatchRecord ────── broker ─────► verify ─► open ─► Message::decode
 //! ```
 //! The publisher makes a random seed an epoch, wraps it once per member ([`wrap`]), and from the seed comes the ratchet
@@ -27,6 +27,7 @@ mod derive;
 pub mod epoch;
 mod hpke;
 mod kdf;
+mod kek;
 pub mod message;
 pub mod padme;
 pub mod prekey;
@@ -38,7 +39,8 @@ mod tests;
 pub mod wrap;
 
 pub use batch::{MESSAGE_OVERHEAD, SealError, batch_fits, message_cost};
-pub use epoch::{EpochError, EpochPlan, NewEpoch, advance, fresh};
+pub use epoch::{AdvanceFrom, EpochError, EpochPlan, NewEpoch, advance, fresh, rewrap};
+pub use kek::{KekChange, Keks};
 pub use message::{Message, MessageError};
 pub use prekey::{PrekeyRing, RingError};
 pub use receiver::{EpochReceiver, FastForwardError, OpenError, RestoreError, SlotError};

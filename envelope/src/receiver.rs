@@ -1,7 +1,7 @@
 //! A member's side of one epoch of one publisher: opens batches in order, never seals.
 
 use bytes::Bytes;
-use sealcast_proto::limits::{MAX_ADVANCES, MAX_EPOCH_BATCHES};
+use sealcast_proto::limits::{MAX_ADVANCES, MAX_EPOCH_BATCHES, MAX_KEK_STEPS};
 use sealcast_proto::object::{EpochHeader, Mode};
 use sealcast_proto::record::VerifiedBatch;
 use sealcast_proto::slot::Slot;
@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::batch;
-use crate::derive::{AdvanceSecret, BatchKey, Context, EpochSecrets, Seed};
+use crate::derive::{AdvanceSecret, BatchKey, Context, EpochSecrets, Kek, Seed};
 use crate::secret::{Secret, opaque_debug};
 use crate::wrap::{self, WrapSecret};
 
@@ -24,11 +24,11 @@ pub enum SlotError {
     #[error("the publisher's epoch does not match its own commitment: distrust the publisher")]
     BadEpochSeed,
     /// Not the epoch after this one, or too far from the last fresh one.
-    #[error("the epoch does not advance from the one held: open it with its slot")]
+    #[error("the epoch does not follow the one held: open it with a DH slot")]
     NotSuccessor,
-    /// A rewrap, or a slot under a KEK.
-    #[error("the epoch uses a mode this version does not know: use a newer one")]
-    Unsupported,
+    /// A slot under the KEK, which only the epoch before can open.
+    #[error("the slot is under the KEK: open it with the epoch before")]
+    NeedsKek,
 }
 
 /// A batch that was not opened.
@@ -83,12 +83,15 @@ pub struct EpochReceiver {
     next_batch_no: BatchNo,
     batch_key: BatchKey,
     advance: AdvanceSecret,
+    /// The KEK after this epoch, and its generation.
+    kek: Kek,
+    kek_gen: u32,
 }
 
 opaque_debug!(EpochReceiver);
 
 impl EpochReceiver {
-    /// Opens the member's own slot with the secret that `slot.source` names. The header's signature was verified, and
+    /// Opens the member's own DH slot with the secret that `slot.source` names. The header's signature was verified, and
     /// `header_hash` is its hash. On any error nothing is erased.
     pub fn open_slot(
         header: &EpochHeader,
@@ -97,29 +100,47 @@ impl EpochReceiver {
         me: &PublicKey,
         secret: &WrapSecret,
     ) -> Result<Self, SlotError> {
-        if header.mode == Mode::Rewrap || slot.source == SlotSource::Kek {
-            return Err(SlotError::Unsupported);
+        if slot.source == SlotSource::Kek {
+            return Err(SlotError::NeedsKek);
         }
         let context = Context::of(header);
-        let seed = wrap::open_slot(&context, &header.enc, slot, me, secret).ok_or(SlotError::BadSlot)?;
-        Self::seeded(&seed, &context, header, header_hash, slot.source, 0)
+        let opened = wrap::open_dh_slot(&context, &header.enc, slot, me, secret);
+        let (seed, kek) = opened.ok_or(SlotError::BadSlot)?;
+        Self::seeded(&seed, &context, header, header_hash, Lineage { source: slot.source, advances: 0, kek })
     }
 
     /// Derives the next epoch, an advance. `self` stays as it is until the caller drops it.
     pub fn advance(&self, header: &EpochHeader, header_hash: &Hash) -> Result<Self, SlotError> {
-        if header.mode == Mode::Rewrap {
-            return Err(SlotError::Unsupported);
-        }
-        if header.mode != Mode::Advance
-            || header.prev_header_hash != self.header_hash
-            || header.epoch <= self.epoch
-            || self.advances >= MAX_ADVANCES
-        {
+        if header.mode != Mode::Advance || self.advances >= MAX_ADVANCES {
             return Err(SlotError::NotSuccessor);
         }
+        let kek = self.kek_at(header)?;
         let context = Context::of(header);
         let seed = self.advance.seed(&context);
-        Self::seeded(&seed, &context, header, header_hash, self.source, self.advances.saturating_add(1))
+        let lineage = Lineage { source: self.source, advances: self.advances.saturating_add(1), kek };
+        Self::seeded(&seed, &context, header, header_hash, lineage)
+    }
+
+    /// Opens the member's own KEK slot in the next epoch, a rewrap. `self` stays as it is until the caller drops it.
+    pub fn rewrap(&self, header: &EpochHeader, header_hash: &Hash, slot: &Slot) -> Result<Self, SlotError> {
+        if header.mode != Mode::Rewrap || slot.source != SlotSource::Kek {
+            return Err(SlotError::NotSuccessor);
+        }
+        let kek = self.kek_at(header)?;
+        let context = Context::of(header);
+        let (seed, kek) = wrap::open_kek_slot(&context, slot, &kek).ok_or(SlotError::BadSlot)?;
+        Self::seeded(&seed, &context, header, header_hash, Lineage { source: self.source, advances: 0, kek })
+    }
+
+    /// The KEK of the generation that the next epoch's header names: later than ours where rewraps were refused.
+    fn kek_at(&self, next: &EpochHeader) -> Result<Kek, SlotError> {
+        let follows = next.prev_header_hash == self.header_hash && next.epoch > self.epoch;
+        let steps = next.kek_gen.checked_sub(self.kek_gen);
+        // Bounds the hashing that one signed header can ask for.
+        let steps =
+            steps.filter(|_| follows && next.kek_gen <= MAX_KEK_STEPS).ok_or(SlotError::NotSuccessor)?;
+        let held = Kek(self.kek.0.clone());
+        Ok((0..steps).fold(held, |kek, _| kek.next()))
     }
 
     fn seeded(
@@ -127,9 +148,9 @@ impl EpochReceiver {
         context: &Context,
         header: &EpochHeader,
         header_hash: &Hash,
-        source: SlotSource,
-        advances: u32,
+        lineage: Lineage,
     ) -> Result<Self, SlotError> {
+        let Lineage { source, advances, kek } = lineage;
         let EpochSecrets { commitment, batch_key, advance } = EpochSecrets::new(seed, context);
         if !bool::from(commitment.ct_eq(&header.commitment)) {
             return Err(SlotError::BadEpochSeed);
@@ -142,6 +163,9 @@ impl EpochReceiver {
             next_batch_no: BatchNo(0),
             batch_key,
             advance,
+            kek,
+            // A rewrap steps everybody's.
+            kek_gen: header.kek_gen.saturating_add((header.mode == Mode::Rewrap).into()),
         })
     }
 
@@ -155,7 +179,8 @@ impl EpochReceiver {
         self.header_hash
     }
 
-    /// The source of the slot that seeded it, directly or through advances: when that prekey goes, this must go.
+    /// The source of the DH slot that seeded it, directly or through advances and rewraps: when that prekey goes, this
+    /// must go.
     pub fn source(&self) -> SlotSource {
         self.source
     }
@@ -201,18 +226,21 @@ impl EpochReceiver {
     /// The state as it stands, secrets included, for the member's own disk.
     ///
     /// ```text
-    /// version 1 u8 ‖ header_hash 32 ‖ epoch u64 ‖ source u32 ‖ advances u32 ‖ next_batch_no u64 ‖ BK 32 ‖ AS 32
+    /// version 1 u8 ‖ header_hash 32 ‖ epoch u64 ‖ source u32 ‖ advances u32 ‖ kek_gen u32 ‖ next_batch_no u64
+    ///   ‖ BK 32 ‖ AS 32 ‖ KEK 32
     /// ```
     pub fn snapshot(&self) -> Zeroizing<Vec<u8>> {
-        let parts: [&[u8]; 8] = [
+        let parts: [&[u8]; 10] = [
             &[SNAPSHOT_VERSION],
             self.header_hash.as_bytes(),
             &self.epoch.0.to_be_bytes(),
             &self.source.to_u32().to_be_bytes(),
             &self.advances.to_be_bytes(),
+            &self.kek_gen.to_be_bytes(),
             &self.next_batch_no.0.to_be_bytes(),
             self.batch_key.0.as_bytes(),
             self.advance.0.as_bytes(),
+            self.kek.0.as_ref(),
         ];
         // Its full size at once: a vector that grows leaves copies of secrets behind.
         let mut out = Zeroizing::new(Vec::with_capacity(SNAPSHOT_BYTES));
@@ -231,9 +259,11 @@ impl EpochReceiver {
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
         let (source, rest) = rest.split_first_chunk::<4>()?;
         let (advances, rest) = rest.split_first_chunk::<4>()?;
+        let (kek_gen, rest) = rest.split_first_chunk::<4>()?;
         let (next_batch_no, rest) = rest.split_first_chunk::<8>()?;
         let (batch_key, rest) = rest.split_first_chunk::<32>()?;
-        let advance: &[u8; 32] = rest.try_into().ok()?;
+        let (advance, rest) = rest.split_first_chunk::<32>()?;
+        let kek: &[u8; 32] = rest.try_into().ok()?;
         let receiver = Self {
             header_hash: Hash(*header_hash),
             epoch: Epoch(u64::from_be_bytes(*epoch)),
@@ -242,14 +272,24 @@ impl EpochReceiver {
             next_batch_no: BatchNo(u64::from_be_bytes(*next_batch_no)),
             batch_key: BatchKey(Secret::copy_from(batch_key)),
             advance: AdvanceSecret(Secret::copy_from(advance)),
+            kek: Kek(Zeroizing::new(*kek)),
+            kek_gen: u32::from_be_bytes(*kek_gen),
         };
         let sound = *version == SNAPSHOT_VERSION
             && receiver.source != SlotSource::Kek
             && receiver.advances <= MAX_ADVANCES
+            && receiver.kek_gen <= MAX_KEK_STEPS
             && receiver.next_batch_no.0 <= MAX_EPOCH_BATCHES;
         sound.then_some(receiver)
     }
 }
 
 const SNAPSHOT_VERSION: u8 = 1;
-const SNAPSHOT_BYTES: usize = 1 + 32 + 8 + 4 + 4 + 8 + 32 + 32;
+const SNAPSHOT_BYTES: usize = 1 + 32 + 8 + 4 + 4 + 4 + 8 + 32 + 32 + 32;
+
+/// Where an epoch's keys come from.
+struct Lineage {
+    source: SlotSource,
+    advances: u32,
+    kek: Kek,
+}

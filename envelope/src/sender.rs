@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use sealcast_proto::limits::MAX_EPOCH_BATCHES;
-use sealcast_proto::object::{Batch, Beacon, EpochHeader};
+use sealcast_proto::object::{Batch, Beacon, EpochHeader, Mode};
 use sealcast_proto::record::{BatchRecord, batch_aad};
 use sealcast_proto::{BatchNo, Epoch, Hash, RosterSeq, Seq, Signed};
 
 use crate::batch::{self, SealError};
-use crate::derive::{AdvanceSecret, BatchKey, Context, EpochSecrets, Seed};
-use crate::secret::opaque_debug;
+use crate::derive::{AdvanceSecret, BatchKey, EpochSecrets};
+use crate::epoch::AdvanceFrom;
+use crate::secret::{Secret, opaque_debug};
 
 /// A publisher's side of one epoch: seals batches and signs beacons. Never opens.
 pub struct EpochSender {
@@ -38,9 +39,14 @@ impl EpochSender {
         Self { header, header_hash, epoch_key, batch_key, advance, advances, next_batch_no, last_hash }
     }
 
-    /// The seed of the epoch whose context is `next`.
-    pub(crate) fn next_seed(&self, next: &Context) -> Seed {
-        self.advance.seed(next)
+    /// What an advance of this epoch needs. Its `AS` stays in both until they are dropped.
+    pub fn advance_from(&self) -> AdvanceFrom {
+        AdvanceFrom::of(self, AdvanceSecret(Secret::copy_from(self.advance.0.as_bytes())))
+    }
+
+    /// The generation of KEKs after this epoch: a rewrap steps them.
+    pub(crate) fn kek_gen(&self) -> u32 {
+        self.header.kek_gen.saturating_add((self.header.mode == Mode::Rewrap).into())
     }
 
     /// Which epoch.
@@ -68,7 +74,7 @@ impl EpochSender {
         self.last_hash
     }
 
-    /// Advances since the last fresh epoch.
+    /// Advances since the last epoch that was none.
     pub fn advances(&self) -> u32 {
         self.advances
     }

@@ -10,8 +10,8 @@ use crate::receiver::{EpochReceiver, FastForwardError, OpenError, SlotError};
 
 fn advanced(from: &Started, newcomers: &[Member]) -> Started {
     let next = plan(from.header.epoch.0 + 1, from.hash);
-    let new =
-        advance(&next, &from.sender, &targets(newcomers), &mut rng(next.epoch.0)).expect("a sound plan");
+    let new = advance(&next, &from.sender.advance_from(), &targets(newcomers), &mut rng(next.epoch.0))
+        .expect("a sound plan");
     Started::finish(new)
 }
 
@@ -44,8 +44,8 @@ fn slots_of_another_seed_do_not_open_under_this_commitment() {
     assert_eq!(ephemeral.public(), started.header.enc);
     let context = crate::derive::Context::of(&started.header);
     let seed = crate::derive::Seed(crate::secret::Secret::random(&mut rng(99)));
-    let (table, _) = crate::wrap::SlotMaker::new(&context, &ephemeral, &seed).table(&targets(&members));
-    let cheating = Started { table: table.into(), ..started };
+    let slots = crate::wrap::SlotMaker::new(&context, &ephemeral, &seed, None).table(&targets(&members));
+    let cheating = Started { table: slots.table.into(), ..started };
     for member in &members {
         assert_eq!(member.open(&cheating).unwrap_err(), SlotError::BadEpochSeed);
     }
@@ -129,7 +129,7 @@ fn a_removed_member_with_everything_it_held_cannot_open_the_next_fresh_epoch() {
 fn splice(receiver: &EpochReceiver, epoch: Epoch, next: BatchNo) -> EpochReceiver {
     let mut bytes = receiver.snapshot();
     bytes[33..41].copy_from_slice(&epoch.0.to_be_bytes());
-    bytes[49..57].copy_from_slice(&next.0.to_be_bytes());
+    bytes[53..61].copy_from_slice(&next.0.to_be_bytes());
     EpochReceiver::restore(&bytes).unwrap()
 }
 
@@ -145,7 +145,7 @@ fn an_advance_must_follow_its_own_epoch() {
         EpochPlan { prev_header_hash: Hash([1; 32]), ..right.clone() },
     ];
     for plan in &wrong {
-        let refused = advance(plan, &started.sender, &[], &mut rng(1)).map(drop);
+        let refused = advance(plan, &started.sender.advance_from(), &[], &mut rng(1)).map(drop);
         assert_eq!(refused, Err(EpochError::NotSuccessor));
     }
     let (first, second) = (advanced(&started, &[]), advanced(&advanced(&started, &[]), &[]));
@@ -166,7 +166,7 @@ fn advances_in_a_row_are_limited_on_both_sides() {
         held = held.advance(&epoch.header, &epoch.hash).unwrap();
     }
     let next = plan(epoch.header.epoch.0 + 1, epoch.hash);
-    let refused = advance(&next, &epoch.sender, &[], &mut rng(1)).map(drop);
+    let refused = advance(&next, &epoch.sender.advance_from(), &[], &mut rng(1)).map(drop);
     assert_eq!(refused, Err(EpochError::TooManyAdvances));
     // A publisher that goes on all the same is not followed; a fresh epoch starts a new count.
     let fresh = Started::fresh(next.epoch.0, epoch.hash, std::slice::from_ref(&member));
@@ -181,7 +181,7 @@ fn a_failed_start_leaves_the_epoch_before_as_it_was() {
     let member = Member::with_prekey(1, 77);
     let started = Started::fresh(7, Hash::ZERO, std::slice::from_ref(&member));
     let (one, next) = (member.target(), plan(8, started.hash));
-    let refused = advance(&next, &started.sender, &[one.clone(), one], &mut rng(1)).map(drop);
+    let refused = advance(&next, &started.sender.advance_from(), &[one.clone(), one], &mut rng(1)).map(drop);
     assert_eq!(refused, Err(EpochError::Order));
     let next = advanced(&started, &[]);
     member.open(&started).unwrap().advance(&next.header, &next.hash).unwrap();
@@ -194,7 +194,7 @@ fn the_header_says_what_was_planned_and_a_beacon_where_it_stands() {
     let new = fresh(&plan, &[member.target()], &mut rng(1)).unwrap();
     let (table, close) = (new.table(), PrevClose { batches: 4, last_batch_hash: Hash([4; 32]) });
     assert_eq!(new.slots_hash(), sealcast_proto::slot::table_hash(&table));
-    let (signed, mut sender) = new.finish(Some(close), 55, &publisher());
+    let (signed, mut sender, _) = new.finish(Some(close), 55, &publisher());
     let header = signed.verify(&publisher().public()).unwrap();
     assert_eq!(&header, sender.header());
     assert_eq!((header.prev_close, header.time_ms, header.kek_gen), (Some(close), 55, 0));

@@ -5,6 +5,7 @@ mod epochs;
 mod messages;
 mod prekeys;
 mod primitives;
+mod rewraps;
 mod tables;
 mod vectors;
 mod wycheproof;
@@ -18,6 +19,7 @@ use sealcast_proto::slot::{Slot, find_slot};
 use sealcast_proto::{Epoch, Hash, Identity, MemberIndex, PublicKey, RosterSeq, Seq, SlotSource, TopicId};
 
 use crate::epoch::{EpochPlan, NewEpoch, fresh};
+use crate::kek::KekChange;
 use crate::receiver::{EpochReceiver, SlotError};
 use crate::sender::EpochSender;
 use crate::wrap::{WrapSecret, WrapTarget};
@@ -94,14 +96,15 @@ struct Started {
     hash: Hash,
     table: Bytes,
     sender: EpochSender,
+    keks: Option<KekChange>,
 }
 
 impl Started {
     fn finish(new: NewEpoch) -> Self {
         let table = new.table();
-        let (signed, sender) = new.finish(None, 5, &publisher());
+        let (signed, sender, keks) = new.finish(None, 5, &publisher());
         let header = signed.verify(&publisher().public()).expect("its own signature");
-        Self { hash: signed.hash(), header, table, sender }
+        Self { hash: signed.hash(), header, table, sender, keks: Some(keks) }
     }
 
     fn fresh(epoch: u64, prev: Hash, members: &[Member]) -> Self {

@@ -82,7 +82,7 @@ fn without_any_dh_slot_enc_is_zeros() {
     assert_eq!((started.header.enc, started.header.slot_count, started.table.len()), ([0; 32], 0, 0));
     // And the members that derive it agree on that.
     let next = EpochPlan { prev_header_hash: started.hash, ..plan(8, Hash::ZERO) };
-    assert!(crate::epoch::advance(&next, &started.sender, &[], &mut rng(8)).is_ok());
+    assert!(crate::epoch::advance(&next, &started.sender.advance_from(), &[], &mut rng(8)).is_ok());
 }
 
 #[test]
@@ -157,24 +157,6 @@ fn a_slot_is_bound_to_its_epochs_context() {
             EpochReceiver::open_slot(&header, &started.hash, &slot, &member.public(), &member.secret);
         assert_eq!(opened.unwrap_err(), SlotError::BadSlot, "change {at}");
     }
-}
-
-#[test]
-fn kek_slots_and_rewraps_are_unsupported() {
-    let member = Member::with_prekey(3, 77);
-    let started = Started::fresh(7, Hash::ZERO, std::slice::from_ref(&member));
-    let slot = started.slot(&member).unwrap();
-    let open = |header: &_, slot: &_| {
-        EpochReceiver::open_slot(header, &started.hash, slot, &member.public(), &member.secret).map(drop)
-    };
-    let mut kek = slot;
-    kek.source = SlotSource::Kek;
-    assert_eq!(open(&started.header, &kek), Err(SlotError::Unsupported));
-    let mut rewrap = started.header.clone();
-    rewrap.mode = sealcast_proto::object::Mode::Rewrap;
-    assert_eq!(open(&rewrap, &slot), Err(SlotError::Unsupported));
-    let receiver = member.open(&started).unwrap();
-    assert_eq!(receiver.advance(&rewrap, &started.hash).unwrap_err(), SlotError::Unsupported);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::derive::{AdvanceSecret, Context, EpochSecrets, Seed};
 use crate::epoch::{EpochPlan, fresh};
 use crate::receiver::EpochReceiver;
 use crate::secret::Secret;
-use crate::wrap::{SlotMaker, WrapSecret, WrapTarget, static_wrap_key};
+use crate::wrap::{SlotMaker, Slots, WrapSecret, WrapTarget, static_wrap_key};
 use bytes::Bytes;
 
 /// Hexadecimal to bytes.
@@ -126,7 +126,8 @@ fn a_table_is_the_documents() {
     for vector in Vector::epochs() {
         let (context, ephemeral) = (Context::of(&vector.header()), vector.secret("enc_secret"));
         let seed = Seed(Secret::copy_from(&vector.array("seed")));
-        let (table, skipped) = SlotMaker::new(&context, &ephemeral, &seed).table(&vector.targets());
+        let Slots { table, skipped, .. } =
+            SlotMaker::new(&context, &ephemeral, &seed, None).table(&vector.targets());
         assert_eq!(table, vector.bytes("table"));
         assert!(skipped.is_empty());
         assert_eq!(*sealcast_proto::slot::table_hash(&table).as_bytes(), vector.array("slots_hash"));
@@ -206,7 +207,7 @@ fn a_fresh_epoch_is_the_documents() {
     assert!(rng.0.is_empty());
     assert_eq!(new.table(), vector.bytes("table"));
     let publisher = Identity::from_seed(&vector.list("members")[0].array("seed"));
-    let (signed, _) = new.finish(None, 0, &publisher);
+    let (signed, _, _) = new.finish(None, 0, &publisher);
     let expected = EpochHeader { epoch_vk: Identity::from_seed(&epoch_key).public(), ..header };
     assert_eq!(signed.verify(&publisher.public()).unwrap(), expected);
 }

@@ -83,7 +83,7 @@ fn epoch(rng: &mut StdRng) -> (EpochSender, EpochReceiver) {
     };
     let new = fresh(&plan, &[target], rng).expect("a sound plan");
     let slot = find_slot(&new.table(), MemberIndex(0)).expect("its slot");
-    let (_, sender) = new.finish(None, 1, &identity);
+    let (_, sender, _) = new.finish(None, 1, &identity);
     let receiver = EpochReceiver::open_slot(sender.header(), &sender.header_hash(), &slot, &me, &secret);
     (sender, receiver.expect("its own slot"))
 }

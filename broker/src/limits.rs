@@ -38,8 +38,6 @@ pub const TOPIC_INBOX: usize = 1_024;
 pub const WATCH_EVENTS: usize = 1_024;
 /// Beacons a reader may be behind, a count: late ones are worth nothing.
 pub const BEACONS: usize = 64;
-/// Headers a FetchEpochs looks at, a count: 256 advances in a row and the fresh epoch before them, four times.
-pub const FETCH_EPOCHS: usize = 1_028;
 /// Records on a publish stream that are not answered yet, a count: bounds the answers a client does not read.
 pub const UNANSWERED: usize = 4_096;
 /// Slot tables that wait for their header, a publisher and topic, a count: one in use, one being uploaded.

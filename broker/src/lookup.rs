@@ -2,6 +2,7 @@
 //! the disk: to be called within [`crate::reads::Reads::run`].
 
 use sealcast_proto::frame::{Code, Context, EpochDelivery, Refusal, RosterDelivery};
+use sealcast_proto::limits::MAX_EPOCHS_FETCHED;
 use sealcast_proto::object::Mode;
 use sealcast_proto::record::BatchDigest;
 use sealcast_proto::roster::{EntryBundle, RosterChain};
@@ -121,7 +122,7 @@ pub fn epochs(
 ) -> Result<Vec<EpochDelivery>, LogError> {
     let mut out: Vec<EpochDelivery> = Vec::new();
     let mut up_to = epoch;
-    while out.len() < limits::FETCH_EPOCHS {
+    while out.len() < MAX_EPOCHS_FETCHED {
         let step = log.epochs_back(&topic, publisher, up_to, STEP)?;
         let Some(oldest) = step.last().map(|oldest| oldest.epoch) else { break };
         for found in step {

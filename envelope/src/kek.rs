@@ -52,8 +52,6 @@ impl Entry {
 }
 
 /// Every member's KEK, at one generation; rising by member. Wiped on drop.
-///
-/// Members that were removed are in here until the next epoch's take their place, and are wiped with these.
 pub struct Keks {
     generation: u32,
     entries: Vec<Entry>,
@@ -79,6 +77,16 @@ impl Keks {
     /// Whether nobody has one.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// A member was removed: its KEK is wiped at once, whatever becomes of the next epoch.
+    pub fn forget(&mut self, member: MemberIndex) {
+        if let Ok(at) = self.entries.binary_search_by_key(&member, |entry| entry.member)
+            && let Some(entry) = self.entries.get_mut(at)
+        {
+            // No target has this source; and the others need not move, which would leave copies behind.
+            (entry.source, entry.kek) = (SlotSource::Kek, Kek(Zeroizing::new([0; 32])));
+        }
     }
 
     /// Those from the first of `targets` on.

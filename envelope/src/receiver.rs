@@ -109,6 +109,20 @@ impl EpochReceiver {
         Self::seeded(&seed, &context, header, header_hash, Lineage { source: slot.source, advances: 0, kek })
     }
 
+    /// The next epoch without a DH slot: under the KEK if the member's slot is, else derived. `self` stays as it is until
+    /// the caller drops it.
+    pub fn follow(
+        &self,
+        header: &EpochHeader,
+        header_hash: &Hash,
+        slot: Option<&Slot>,
+    ) -> Result<Self, SlotError> {
+        match slot.filter(|slot| slot.source == SlotSource::Kek) {
+            Some(slot) => self.rewrap(header, header_hash, slot),
+            None => self.advance(header, header_hash),
+        }
+    }
+
     /// Derives the next epoch, an advance. `self` stays as it is until the caller drops it.
     pub fn advance(&self, header: &EpochHeader, header_hash: &Hash) -> Result<Self, SlotError> {
         if header.mode != Mode::Advance || self.advances >= MAX_ADVANCES {

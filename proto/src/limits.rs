@@ -43,9 +43,11 @@ pub const MAX_PREKEY_ID: u32 = u32::MAX - 1;
 pub const MAX_PREKEY_AHEAD_MS: u64 = 24 * 3600 * 1000;
 /// Advances in a row, a count: then a fresh epoch, so that a stolen advance secret reaches only so far.
 pub const MAX_ADVANCES: u32 = 256;
-/// Rewraps after a fresh epoch, a count, refused ones included: bounds the headers a member reads that has only the fresh
-/// epoch's slot (2.4 MB of them), and the hashing that one header can ask for.
+/// Rewraps after a fresh epoch, a count, refused ones included: bounds the hashing that one header can ask for.
 pub const MAX_KEK_STEPS: u32 = 4096;
+/// Headers in an answer to FetchEpochs, a count: one with a DH slot for the asker, and those that follow from it. So a
+/// publisher begins a fresh epoch before there are more.
+pub const MAX_EPOCHS_FETCHED: usize = 4096;
 /// Batches a receiver fast-forwards over, and an epoch's most, a count: bounds the hashing that one batch can ask for.
 pub const MAX_EPOCH_BATCHES: u64 = 65_536;
 /// How far a sign of life may be from the subscriber's clock, milliseconds.

@@ -5,10 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast_envelope::{NewEpoch, fresh};
+use sealcast_envelope::NewEpoch;
 use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, RequestError};
 use sealcast_proto::frame::{Reply, Request, TABLE_FRAME_SLOTS};
-use sealcast_proto::object::Mode;
 use sealcast_proto::{Hash, Identity, TopicId, limits};
 use sealcast_state::{RoleState, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -219,10 +218,7 @@ impl Driver {
                             let _ = reply.send(Ok(receipt));
                         }
                     }
-                    Effect::BuildEpoch(work) => match work.mode {
-                        Mode::Advance => todo.push_back(self.build_advance(&work)),
-                        _ => tasks.build = Some(build_fresh(work)),
-                    },
+                    Effect::BuildEpoch(work) => tasks.build = Some(build(work)),
                     Effect::UploadTable { table, slot_count, slots_hash } => {
                         if let Some(streams) = &streams {
                             let connection = streams.connection.clone();
@@ -383,13 +379,6 @@ impl Driver {
         }
     }
 
-    fn build_advance(&self, work: &EpochWork) -> Input {
-        match self.outbox.advance(work, &mut rand::rng()) {
-            Ok(epoch) => Input::EpochBuilt(Box::new(epoch)),
-            Err(why) => Input::EpochFailed(why),
-        }
-    }
-
     fn start_save_task(&self, marks: Marks) -> JoinHandle<Result<(), PublishError>> {
         tokio::spawn(self.start_save(marks))
     }
@@ -421,11 +410,9 @@ impl Driver {
     }
 }
 
-fn build_fresh(work: EpochWork) -> JoinHandle<Result<NewEpoch, String>> {
+fn build(work: EpochWork) -> JoinHandle<Result<NewEpoch, String>> {
     // Wrapping is work for the processor: not on a thread that answers others.
-    tokio::task::spawn_blocking(move || {
-        fresh(&work.plan, &work.targets, &mut rand::rng()).map_err(|error| error.to_string())
-    })
+    tokio::task::spawn_blocking(move || work.make(&mut rand::rng()).map_err(|error| error.to_string()))
 }
 
 /// Uploads a slot table on a stream of its own.

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, RequestError, backoff};
 use sealcast_proto::frame::{EpochDelivery, Reply, Request, Subscribe};
+use sealcast_proto::limits::MAX_EPOCHS_FETCHED;
 use sealcast_proto::{Epoch, PublicKey, TopicId};
 use tokio::time::{sleep, timeout};
-
-use crate::inbox::MAX_FETCHED;
 
 /// The longest wait for a broker to permit a stream, or to begin an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,7 +56,7 @@ pub(crate) async fn fetch_epochs(
         let mut epochs = Vec::new();
         while let Some(reply) = replies.next().await? {
             match reply {
-                Reply::Epoch(delivery) if epochs.len() < MAX_FETCHED => epochs.push(delivery),
+                Reply::Epoch(delivery) if epochs.len() < MAX_EPOCHS_FETCHED => epochs.push(delivery),
                 Reply::AtHead { .. } => break,
                 _ => return Err(LinkError::Protocol("it answered something else").into()),
             }

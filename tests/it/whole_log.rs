@@ -51,7 +51,13 @@ fn read_all(log: &FjallLog, topic: &TopicId, identity: &Identity, ring: &PrekeyR
                             found.extend(EpochReceiver::open_slot(&header, &hash, &slot, &me, secret));
                         }
                     }
-                    found.extend(opened.iter().filter_map(|held| held.advance(&header, &hash).ok()));
+                    // And every KEK slot, with every KEK it ever had.
+                    for held in &opened {
+                        let slots = (0..MEMBERS).map(MemberIndex);
+                        let mut slots = slots.filter_map(|at| log.slot(epoch.table?, at).unwrap());
+                        found.extend(held.advance(&header, &hash).ok());
+                        found.extend(slots.find_map(|slot| held.rewrap(&header, &hash, &slot).ok()));
+                    }
                     opened.extend(found);
                     newest = Some((header, hash));
                 }

@@ -180,7 +180,7 @@ fn open_plaintext(plaintext: &[u8], count: u32) -> Result<Vec<Bytes>, OpenError>
         prev_batch_hash: epoch.hash,
     };
     let aad = batch_aad(&epoch.hash, &body.encode());
-    let batch_key: [u8; 32] = receiver.snapshot()[57..89].try_into().unwrap();
+    let batch_key: [u8; 32] = receiver.snapshot()[61..93].try_into().unwrap();
     let key = crate::derive::BatchKey(crate::secret::Secret::copy_from(&batch_key)).seal_key();
     let mut sealed = plaintext.to_vec();
     let tag = crate::aead::seal_once(&key, aad.as_bytes(), &mut sealed).unwrap();
@@ -278,7 +278,7 @@ fn a_batch_cannot_be_opened_again_with_what_is_left() {
     }
     for (number, record) in records.iter().enumerate() {
         let mut rewound = receiver.snapshot();
-        rewound[49..57].copy_from_slice(&(number as u64).to_be_bytes());
+        rewound[53..61].copy_from_slice(&(number as u64).to_be_bytes());
         let mut rewound = EpochReceiver::restore(&rewound).unwrap();
         assert_eq!(rewound.open(&epoch.verify(record)), Err(OpenError::BadBatch));
     }

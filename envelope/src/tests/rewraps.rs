@@ -57,13 +57,7 @@ impl Run {
 
     /// The present epoch for a member that held the one before.
     fn follow(&self, held: &EpochReceiver, member: &Member) -> Result<EpochReceiver, SlotError> {
-        match self.now.slot(member) {
-            Some(slot) if slot.source == SlotSource::Kek => {
-                held.rewrap(&self.now.header, &self.now.hash, &slot)
-            }
-            Some(_) => member.open(&self.now),
-            None => held.advance(&self.now.header, &self.now.hash),
-        }
+        held.follow(&self.now.header, &self.now.hash, self.now.slot(member).as_ref())
     }
 
     /// Whether `receiver` reads what is sealed now.

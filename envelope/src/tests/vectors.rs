@@ -150,8 +150,8 @@ fn a_member_opens_the_documents_slot_and_the_advances_after_it() {
                 receiver = receiver.advance(&epochs[next].header(), &hashes[next]).unwrap();
             }
             let last = &epochs[2];
-            assert_eq!(receiver.snapshot()[57..89], last.bytes("batch_key_0"));
-            assert_eq!(receiver.snapshot()[89..], last.bytes("advance_secret"));
+            assert_eq!(receiver.snapshot()[61..93], last.bytes("batch_key_0"));
+            assert_eq!(receiver.snapshot()[93..125], last.bytes("advance_secret"));
         }
     }
 }

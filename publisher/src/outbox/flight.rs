@@ -232,7 +232,6 @@ impl Outbox {
         self.drain = true;
         let Some(flight) = self.flight.remove(at) else { return Ok(()) };
         match flight.batch {
-            // A refused header is dead: its number and its slots are spent, and the next attempt is fresh.
             None => self.header_refused(),
             Some(batch) => self.take_back(batch),
         }

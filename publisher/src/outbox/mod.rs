@@ -26,9 +26,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sealcast_envelope::{EpochPlan, EpochSender, NewEpoch, WrapTarget};
+use sealcast_envelope::{
+    AdvanceFrom, EpochError, EpochPlan, EpochSender, Keks, NewEpoch, WrapTarget, advance, fresh, rewrap,
+};
 use sealcast_proto::frame::{Ack, Context, Level, Refusal, Request};
-use sealcast_proto::object::{Genesis, Mode, Prekey, RosterEntry, RosterHead};
+use sealcast_proto::object::{Genesis, Prekey, RosterEntry, RosterHead};
 use sealcast_proto::roster::{Role, Roster, RosterError};
 use sealcast_proto::{
     BatchNo, Epoch, Hash, Identity, MemberIndex, Offset, PublicKey, RosterSeq, Seq, Signed, TopicId, limits,
@@ -117,11 +119,31 @@ pub enum Effect {
     Fail(PublishError),
 }
 
-/// An epoch to be made.
+/// An epoch to be made, with everything that takes: it may be made on any thread, while messages are sealed under the
+/// epoch before.
 pub struct EpochWork {
-    pub mode: Mode,
-    pub plan: EpochPlan,
-    pub targets: Vec<WrapTarget>,
+    plan: EpochPlan,
+    start: Start,
+    targets: Vec<WrapTarget>,
+}
+
+/// What the epoch begins from.
+enum Start {
+    Fresh,
+    Advance(AdvanceFrom),
+    Rewrap(Arc<Keks>),
+}
+
+impl EpochWork {
+    /// Makes it: the whole cost of a rotation.
+    pub fn make(self, rng: &mut impl rand::CryptoRng) -> Result<NewEpoch, EpochError> {
+        let Self { plan, start, targets } = self;
+        match start {
+            Start::Fresh => fresh(&plan, &targets, rng),
+            Start::Advance(from) => advance(&plan, &from, &targets, rng),
+            Start::Rewrap(keks) => rewrap(&plan, &keks, &targets, rng),
+        }
+    }
 }
 
 /// A message was stored.
@@ -165,6 +187,8 @@ pub struct Outbox {
 
     /// The epoch messages are sealed under.
     current: Option<EpochSender>,
+    /// What a rewrap wraps under. Shared with the thread that does.
+    keks: Option<Arc<Keks>>,
     next: Next,
     /// Members without a slot under the current epoch.
     unslotted: BTreeSet<MemberIndex>,
@@ -182,6 +206,10 @@ pub struct Outbox {
     fence_named_ms: u64,
     /// When the last epoch that was not an advance began, milliseconds since 1970.
     rekeyed_ms: u64,
+    /// When the last fresh one did, milliseconds since 1970.
+    fresh_ms: u64,
+    /// Epochs since then, a count: who has only the fresh one's slot reads the headers of all.
+    since_fresh: usize,
     last_epoch: Epoch,
 
     /// The last accepted header and what was acknowledged under it.
@@ -226,6 +254,7 @@ impl Outbox {
             flight_bytes: 0,
             refused: BTreeMap::new(),
             current: None,
+            keks: None,
             next: Next::None,
             unslotted: BTreeSet::from([MemberIndex(0)]),
             unreachable: Vec::new(),
@@ -236,6 +265,8 @@ impl Outbox {
             fence_due: RosterSeq(0),
             fence_named_ms: 0,
             rekeyed_ms: 0,
+            fresh_ms: 0,
+            since_fresh: 0,
             last_epoch: marks.position.map_or(Epoch(0), |position| position.epoch),
             accepted: marks.position,
             close_known: marks.position.is_some(),
@@ -362,6 +393,7 @@ impl Outbox {
             self.roster_stale_ms(),
             self.marks_dirty.then(|| self.saved_ms.saturating_add(SAVE_EVERY_MS)),
             current.then(|| self.rekeyed_ms.saturating_add(policy.max_epoch_age_ms)),
+            current.then(|| self.fresh_ms.saturating_add(policy.max_fresh_age_ms)),
             current.then(|| self.spoke_ms.saturating_add(policy.beacon_ms.into())),
         ];
         // What was due at the last input and not done waits for another one; a tick would find it so again and again.
@@ -454,6 +486,10 @@ impl Outbox {
         self.admin_word_ms = self.admin_word_ms.max(change.entry.time_ms);
         for (index, _) in &change.removed {
             self.unslotted.remove(index);
+            // A thread that wraps under them works for nothing: what it makes is dropped.
+            if let Some(keks) = self.keks.as_mut().and_then(Arc::get_mut) {
+                keks.forget(*index);
+            }
         }
         for (index, added, _) in &change.added {
             self.unslotted.insert(*index);

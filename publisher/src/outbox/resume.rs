@@ -155,6 +155,7 @@ impl Outbox {
         self.close_known = false;
         self.last_offset = None;
         self.current = None;
+        self.keks = None;
         self.dead = true;
         self.want_fresh = true;
         Ok(())

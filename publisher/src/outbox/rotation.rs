@@ -1,14 +1,16 @@
 //! When an epoch ends and how the next one begins (docs/protocol.md section 6).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use sealcast_envelope::{EpochPlan, EpochSender, NewEpoch, advance};
+use sealcast_envelope::{EpochPlan, EpochSender, KekChange, Keks, NewEpoch};
 use sealcast_proto::frame::{Code, Refusal, Request};
 use sealcast_proto::object::{Mode, PrevClose};
 use sealcast_proto::record::Record;
 use sealcast_proto::{Epoch, Hash, MemberIndex, RosterSeq, limits};
 
 use super::flight::Flight;
-use super::{Effect, EpochWork, FENCE_PATIENCE_MS, Outbox, RETRY_MS};
+use super::{Effect, EpochWork, FENCE_PATIENCE_MS, Outbox, RETRY_MS, Start};
 use crate::error::PublishError;
 use crate::marks::Position;
 
@@ -31,6 +33,7 @@ pub(super) enum Next {
     HeaderSent {
         build: Build,
         sender: Box<EpochSender>,
+        keks: KekChange,
         table: Table,
         table_stored: bool,
     },
@@ -95,8 +98,8 @@ impl Next {
     pub(super) fn connection_lost(&mut self) {
         *self = match std::mem::replace(self, Self::None) {
             Self::Ready { build, epoch } => Self::Uploading { build, epoch },
-            Self::HeaderSent { build, sender, table, .. } => {
-                Self::HeaderSent { build, sender, table, table_stored: false }
+            Self::HeaderSent { build, sender, keks, table, .. } => {
+                Self::HeaderSent { build, sender, keks, table, table_stored: false }
             }
             other => other,
         };
@@ -173,10 +176,16 @@ impl Outbox {
             return None;
         }
         let batches = u64::from(policy.max_epoch_batches).min(limits::MAX_EPOCH_BATCHES);
-        let old =
-            now_ms.saturating_sub(self.rekeyed_ms) >= policy.max_epoch_age_ms.min(policy.max_fresh_age_ms);
-        if self.dead || self.want_fresh || old || current.next_batch_no().0 >= batches {
+        if self.want_fresh || now_ms.saturating_sub(self.fresh_ms) >= policy.max_fresh_age_ms {
             return Some(Mode::Fresh);
+        }
+        // The fresh epoch, those since, and this one: in one answer for who has only the first one's slot.
+        let room = self.since_fresh + 2 <= limits::MAX_EPOCHS_FETCHED;
+        let usable = self.keks.as_ref().is_some_and(|keks| keks.generation() < limits::MAX_KEK_STEPS);
+        let rekey = if room && usable { Mode::Rewrap } else { Mode::Fresh };
+        let old = now_ms.saturating_sub(self.rekeyed_ms) >= policy.max_epoch_age_ms;
+        if self.dead || old || current.next_batch_no().0 >= batches {
+            return Some(rekey);
         }
         if self.advance_at.is_some_and(|at| at <= now_ms) {
             let reachable = self.unslotted.iter().any(|index| {
@@ -187,13 +196,18 @@ impl Outbox {
                 self.advance_at = None;
                 return None;
             }
-            let spent = current.advances() >= limits::MAX_ADVANCES;
-            return Some(if spent { Mode::Fresh } else { Mode::Advance });
+            let spent = current.advances() >= limits::MAX_ADVANCES || !room;
+            return Some(if spent { rekey } else { Mode::Advance });
         }
         None
     }
 
     fn begin(&mut self, mode: Mode, now_ms: u64, effects: &mut Vec<Effect>) -> Result<(), PublishError> {
+        let start = match (mode, &self.current, &self.keks) {
+            (Mode::Advance, Some(current), _) => Start::Advance(current.advance_from()),
+            (Mode::Rewrap, _, Some(keks)) => Start::Rewrap(Arc::clone(keks)),
+            _ => Start::Fresh,
+        };
         let mut targets = Vec::new();
         let mut unreachable = Vec::new();
         let mut take = |index, member| match self.directory.target(index, member, now_ms) {
@@ -229,14 +243,8 @@ impl Outbox {
             slotted: targets.iter().map(|target| target.member).collect(),
             unreachable,
         });
-        effects.push(Effect::BuildEpoch(EpochWork { mode, plan, targets }));
+        effects.push(Effect::BuildEpoch(EpochWork { plan, start, targets }));
         Ok(())
-    }
-
-    /// Makes an *advance* epoch: it needs the secret of the current one, which stays in here.
-    pub fn advance(&self, work: &EpochWork, rng: &mut impl rand::CryptoRng) -> Result<NewEpoch, String> {
-        let current = self.current.as_ref().ok_or("there is no epoch to advance from")?;
-        advance(&work.plan, current, &work.targets, rng).map_err(|error| error.to_string())
     }
 
     pub(super) fn epoch_built(&mut self, epoch: NewEpoch, effects: &mut Vec<Effect>) {
@@ -263,8 +271,8 @@ impl Outbox {
     pub(super) fn table_stored(&mut self) {
         self.next = match std::mem::replace(&mut self.next, Next::None) {
             Next::Uploading { build, epoch } => Next::Ready { build, epoch },
-            Next::HeaderSent { build, sender, table, .. } => {
-                Next::HeaderSent { build, sender, table, table_stored: true }
+            Next::HeaderSent { build, sender, keks, table, .. } => {
+                Next::HeaderSent { build, sender, keks, table, table_stored: true }
             }
             other => other,
         };
@@ -308,7 +316,7 @@ impl Outbox {
             return;
         }
         let table = Table::of(&epoch);
-        let (header, sender) = epoch.finish(self.prev_close(), now_ms, &self.identity);
+        let (header, sender, keks) = epoch.finish(self.prev_close(), now_ms, &self.identity);
         let hash = header.hash();
         self.flight.push_back(Flight {
             epoch: sender.epoch(),
@@ -319,7 +327,7 @@ impl Outbox {
             sent_ms: 0,
             acked: None,
         });
-        self.next = Next::HeaderSent { build, sender: Box::new(sender), table, table_stored: true };
+        self.next = Next::HeaderSent { build, sender: Box::new(sender), keks, table, table_stored: true };
     }
 
     /// Every batch sealed under the epoch before: those acknowledged and those in flight before the header.
@@ -334,12 +342,18 @@ impl Outbox {
     }
 
     pub(super) fn header_accepted(&mut self, epoch: Epoch, hash: Hash, now_ms: u64) {
-        let Next::HeaderSent { build, sender, .. } = std::mem::replace(&mut self.next, Next::None) else {
+        let Next::HeaderSent { build, sender, keks, .. } = std::mem::replace(&mut self.next, Next::None)
+        else {
             return;
         };
         if build.mode != Mode::Advance {
             self.rekeyed_ms = now_ms;
         }
+        self.since_fresh += 1;
+        if build.mode == Mode::Fresh {
+            (self.fresh_ms, self.since_fresh) = (now_ms, 0);
+        }
+        self.keks = keks.accepted(self.take_keks()).map(Arc::new);
         self.unslotted.extend(build.unreachable.iter().copied());
         let roster = &self.roster;
         self.unslotted
@@ -359,9 +373,19 @@ impl Outbox {
         self.end_in_flight = false;
     }
 
+    /// The header is dead, its number and its slots are spent. The next attempt is no advance, and fresh if this one was.
     pub(super) fn header_refused(&mut self) {
-        self.next = Next::None;
-        self.want_fresh = true;
         self.dead = true;
+        let Next::HeaderSent { build, keks, .. } = std::mem::replace(&mut self.next, Next::None) else {
+            return;
+        };
+        self.want_fresh |= build.mode == Mode::Fresh;
+        self.keks = keks.refused(self.take_keks()).map(Arc::new);
+    }
+
+    /// Nobody else has them but a thread that makes an epoch, and there is none while a header is in flight. Were there
+    /// one, the next epoch would be fresh.
+    fn take_keks(&mut self) -> Option<Keks> {
+        self.keks.take().and_then(Arc::into_inner)
     }
 }

@@ -2,12 +2,10 @@
 
 use sealcast_envelope::{EpochReceiver, PrekeyRing, SlotError, WrapSecret};
 use sealcast_proto::frame::EpochDelivery;
+use sealcast_proto::limits::MAX_EPOCHS_FETCHED;
 use sealcast_proto::object::{EpochHeader, Mode};
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{Hash, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
-
-/// Headers read from one answer, a count: one fresh epoch and [`sealcast_proto::limits::MAX_ADVANCES`] after it.
-pub const MAX_FETCHED: usize = 1 + sealcast_proto::limits::MAX_ADVANCES as usize;
 
 /// The keys of a publisher's newest epoch.
 pub(super) enum Keys {
@@ -28,6 +26,8 @@ pub(super) enum Shut {
     Never,
     /// For a prekey that this ring does not know.
     Unknown(u32),
+    /// Under the KEK, which the epoch before has.
+    Kek,
 }
 
 /// Every key of ours that can open a slot.
@@ -47,7 +47,7 @@ impl Keyring {
     ) -> Result<Box<EpochReceiver>, Shut> {
         let secret = match slot.source {
             SlotSource::Static => &self.identity,
-            SlotSource::Kek => return Err(Shut::Never),
+            SlotSource::Kek => return Err(Shut::Kek),
             SlotSource::Prekey(id) => match self.prekeys.secret(id) {
                 Some(secret) => secret,
                 None if self.prekeys.made(id) => return Err(Shut::Never),
@@ -78,13 +78,11 @@ impl Keyring {
             Some(Err(shut)) => Some(shut),
             None => None,
         };
-        if header.mode == Mode::Advance
-            && let Some(Ok(receiver)) = before.map(|before| before.advance(header, hash))
-        {
+        if let Some(Ok(receiver)) = before.map(|before| before.follow(header, hash, slot)) {
             return Keys::Open(Box::new(receiver));
         }
         match shut {
-            Some(Shut::Bad | Shut::Unknown(_)) => Keys::Pending(slot.copied()),
+            Some(Shut::Bad | Shut::Unknown(_) | Shut::Kek) => Keys::Pending(slot.copied()),
             Some(Shut::Never) => Keys::Locked,
             None if header.mode == Mode::Advance => Keys::Pending(None),
             None => Keys::Locked,
@@ -97,7 +95,7 @@ impl Keyring {
         newest.is_some_and(|newest| id > newest.prekey_id) && !self.prekeys.made(id)
     }
 
-    /// The keys of the header with hash `wanted`, from fetched headers: the newest that opens, and the advances after
+    /// The keys of the header with hash `wanted`, from fetched headers: the newest that opens, and those that follow from
     /// it. These are judged by signature, order and slot alone, except that nothing may be derived across the removal
     /// at `last_removal_seq`.
     pub(super) fn walk(
@@ -108,14 +106,16 @@ impl Keyring {
         epochs: &[EpochDelivery],
     ) -> Option<Box<EpochReceiver>> {
         let mut before: Option<(Box<EpochReceiver>, RosterSeq)> = None;
-        for delivery in epochs.iter().take(MAX_FETCHED) {
+        for delivery in epochs.iter().take(MAX_EPOCHS_FETCHED) {
             let header = self.verified(&delivery.header, publisher)?;
             let hash = delivery.header.hash();
             let own = delivery.slot.as_ref().and_then(|slot| self.open(&header, &hash, slot).ok());
             let derived = || {
                 let (receiver, roster_seq) = before.as_ref()?;
                 let over = *roster_seq < last_removal_seq && last_removal_seq <= header.roster_seq;
-                receiver.advance(&header, &hash).ok().filter(|_| !over).map(Box::new)
+                // A rewrap over a removal is just what a removal asks for.
+                let derived = receiver.follow(&header, &hash, delivery.slot.as_ref()).ok();
+                derived.filter(|_| !over || header.mode != Mode::Advance).map(Box::new)
             };
             let receiver = own.or_else(derived);
             if hash == *wanted {

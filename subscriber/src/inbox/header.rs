@@ -179,7 +179,12 @@ impl Inbox {
             _ => None,
         });
         let keys = self.keyring.first(&header, &hash, delivery.slot.as_ref(), before);
-        let source = delivery.slot.map(|slot| slot.source);
+        // A KEK is as old as the key that seeded it.
+        let source = delivery.slot.and_then(|slot| match (slot.source, &keys) {
+            (SlotSource::Kek, Keys::Open(receiver)) => Some(receiver.source()),
+            (SlotSource::Kek, _) => None,
+            (source, _) => Some(source),
+        });
         let stale = source.is_some_and(|source| self.is_stale(&header, source));
         match self.publishers.get_mut(&key) {
             Some(held) => held.begin(detached(&delivery.header), header, hash, keys),
@@ -246,6 +251,7 @@ impl Inbox {
         let used = match source {
             SlotSource::Static => 0,
             SlotSource::Prekey(id) => id,
+            // Seeds nothing itself.
             SlotSource::Kek => return false,
         };
         let Some(chain) = &self.chain else { return false };

@@ -35,7 +35,6 @@ use sealcast_proto::record::VerifiedBatch;
 use sealcast_proto::roster::RosterChain;
 use sealcast_proto::{BatchNo, Epoch, Hash, Offset, PublicKey, RosterSeq, Signed, SlotSource, TopicId};
 
-pub use self::epoch::MAX_FETCHED;
 use self::epoch::{Keyring, Keys};
 use self::out::RecordItems;
 use self::publisher::Publisher;

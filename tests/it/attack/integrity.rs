@@ -98,7 +98,7 @@ fn no_bit_of_a_slot_can_change() {
     assert!(open(&slot).is_ok());
     for bytes in flipped(&slot.encode()) {
         let refused = open(&Slot::decode(&bytes).unwrap()).err();
-        assert!(matches!(refused, Some(SlotError::BadSlot | SlotError::Unsupported)), "{refused:?}");
+        assert!(matches!(refused, Some(SlotError::BadSlot | SlotError::NeedsKek)), "{refused:?}");
     }
 }
 

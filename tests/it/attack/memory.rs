@@ -67,7 +67,7 @@ fn found(key: &Masked) -> usize {
 /// The key of the batch that is due: where a snapshot has it.
 fn batch_key(receiver: &EpochReceiver) -> Masked {
     let snapshot = receiver.snapshot();
-    Masked(std::array::from_fn(|at| snapshot[57 + at] ^ MASK))
+    Masked(std::array::from_fn(|at| snapshot[61 + at] ^ MASK))
 }
 
 fn open(receiver: &mut EpochReceiver, batch: &BatchRecord, pen: &Pen) {

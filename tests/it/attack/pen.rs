@@ -1,7 +1,7 @@
 //! A publisher that signs and seals whatever it is told to, honest or not.
 
 use bytes::Bytes;
-use sealcast_envelope::{EpochPlan, EpochSender, Message, advance, fresh};
+use sealcast_envelope::{EpochPlan, EpochSender, Keks, Message, advance, fresh, rewrap};
 use sealcast_proto::frame::Reply;
 use sealcast_proto::object::{EpochHeader, PrevClose};
 use sealcast_proto::record::{BatchRecord, Record, batch_aad};
@@ -13,13 +13,14 @@ use super::world::{Stored, World, identity, key};
 pub(crate) struct Pen {
     pub(crate) identity: Identity,
     pub(crate) sender: Option<EpochSender>,
+    pub(crate) keks: Option<Keks>,
     pub(crate) next_seq: u64,
     last_epoch: u64,
 }
 
 impl Pen {
     pub(crate) fn new(n: u8) -> Self {
-        Self { identity: identity(n), sender: None, next_seq: 0, last_epoch: 0 }
+        Self { identity: identity(n), sender: None, keks: None, next_seq: 0, last_epoch: 0 }
     }
 
     pub(crate) fn public(&self) -> PublicKey {
@@ -66,8 +67,9 @@ impl Pen {
         let targets = world.targets(|identity| !out.contains(identity));
         let epoch = fresh(plan, &targets, &mut rand::rng()).unwrap();
         let table = epoch.table();
-        let (header, sender) = epoch.finish(close, world.now, &self.identity);
+        let (header, sender, keks) = epoch.finish(close, world.now, &self.identity);
         self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
         world.log.push(Stored::Epoch { header, table });
     }
 
@@ -78,10 +80,24 @@ impl Pen {
         let targets = world.targets(|identity| keys.contains(identity));
         let from = self.sender.take().unwrap();
         let close = Some(PrevClose { batches: from.next_batch_no().0, last_batch_hash: from.last_hash() });
-        let epoch = advance(&plan, &from, &targets, &mut rand::rng()).unwrap();
+        let epoch = advance(&plan, &from.advance_from(), &targets, &mut rand::rng()).unwrap();
         let table = epoch.table();
-        let (header, sender) = epoch.finish(close, world.now, &self.identity);
+        let (header, sender, keks) = epoch.finish(close, world.now, &self.identity);
         self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
+        world.log.push(Stored::Epoch { header, table });
+    }
+
+    /// A rewrap for all members but these.
+    pub(crate) fn rewrap(&mut self, world: &mut World, without: &[u8]) {
+        let plan = self.plan(world);
+        let out: Vec<_> = without.iter().map(|n| key(*n)).collect();
+        let targets = world.targets(|identity| !out.contains(identity));
+        let epoch = rewrap(&plan, self.keks.as_ref().unwrap(), &targets, &mut rand::rng()).unwrap();
+        let table = epoch.table();
+        let (header, sender, keks) = epoch.finish(self.close(), world.now, &self.identity);
+        self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
         world.log.push(Stored::Epoch { header, table });
     }
 

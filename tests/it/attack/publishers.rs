@@ -63,7 +63,7 @@ fn twice(world: &World, pen: &mut Pen, seeds: [u8; 2]) -> [(Signed<EpochHeader>,
         let mut rng = Torn { rng: StdRng::seed_from_u64(7), drawn: 0, seed };
         let epoch = fresh(&plan, &targets, &mut rng).unwrap();
         let table = epoch.table().to_vec();
-        let (header, sender) = epoch.finish(close, world.now, &pen.identity);
+        let (header, sender, _) = epoch.finish(close, world.now, &pen.identity);
         (header, table, sender)
     })
 }

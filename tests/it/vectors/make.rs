@@ -137,7 +137,7 @@ impl Talking {
             batches: prev.sender.next_batch_no().0,
             last_batch_hash: prev.sender.last_hash(),
         });
-        let (header, sender) = new.finish(close, NOW, &publisher.identity);
+        let (header, sender, _) = new.finish(close, NOW, &publisher.identity);
         Self { sender, header, table, batches: Vec::new(), messages: Vec::new() }
     }
 
@@ -188,7 +188,7 @@ pub(super) fn conversation() -> Value {
     bob.rotate(NOW - 5000, rng);
     topic.entry(&owner, &[bob.add(Role::Reader)]);
     let plan = topic.plan(&owner, NOW + 1000, Some(&first));
-    let new = advance(&plan, &first.sender, &targets(&[&bob]), rng).expect("a successor");
+    let new = advance(&plan, &first.sender.advance_from(), &targets(&[&bob]), rng).expect("a successor");
     let mut second = Talking::new(new, &owner, Some(&first));
     second.seal(8, &[Message::new("bob reads from here")], false);
     let new = fresh(&topic.plan(&press, NOW + 1500, None), &targets(&[&owner, &alice, &press, &bob]), rng);
@@ -208,7 +208,7 @@ pub(super) fn conversation() -> Value {
     let new = fresh(&plan, &targets(&[&owner, &press, &bob, &carol]), rng).expect("a sound plan");
     let fifth = Talking::new(new, &owner, None);
     let plan = topic.plan(&owner, NOW + 3001, Some(&fifth));
-    let new = advance(&plan, &fifth.sender, &[], rng).expect("a successor");
+    let new = advance(&plan, &fifth.sender.advance_from(), &[], rng).expect("a successor");
     let mut sixth = Talking::new(new, &owner, Some(&fifth));
     sixth.seal(10, &[Message::new("derived by everybody, without a slot")], false);
     sixth.seal(11, &[], true);

@@ -67,7 +67,7 @@ fn a_removal_refuses_what_is_in_flight_and_nothing_is_lost() {
     world.assert_dense();
     assert_eq!(world.reader(10), texts(0..4));
     assert_eq!(world.reader(11), texts(0..1), "the removed one reads nothing sealed afterwards");
-    assert_eq!(world.headers().last().map(|header| header.mode), Some(Mode::Fresh));
+    assert_eq!(world.headers().last().map(|header| header.mode), Some(Mode::Rewrap));
     assert_eq!(world.receipts.len(), 4);
 }
 
@@ -427,9 +427,16 @@ fn keys_rotate_with_age_by_order_and_after_many_batches() {
     world.roster(&[Op::Rotate]);
     world.settle();
     assert_eq!(world.headers().len(), 5, "an admin asked");
-    assert!(world.headers().iter().all(|header| header.mode == Mode::Fresh));
+    world.advance_clock(Policy::default().max_fresh_age_ms);
+    world.settle();
+    assert_eq!(world.headers().len(), 6, "a day passed");
+    let modes: Vec<Mode> = world.headers().iter().map(|header| header.mode).collect();
+    let (fresh, rewrap) = (Mode::Fresh, Mode::Rewrap);
+    assert_eq!(modes, [fresh, rewrap, rewrap, rewrap, fresh, fresh]);
+    world.send(7);
+    world.settle();
     world.assert_dense();
-    assert_eq!(world.reader(10), texts(0..7));
+    assert_eq!(world.reader(10), texts(0..8));
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use sealcast_envelope::{EpochReceiver, Message, WrapSecret, fresh};
+use sealcast_envelope::{EpochReceiver, Message, WrapSecret};
 use sealcast_proto::accept::{Acceptor, BatchClaim, Verdict};
 use sealcast_proto::frame::{Ack, Context, EpochDelivery, FRAME_HEADER, FrameKind, Level, Refusal, Request};
-use sealcast_proto::object::{Beacon, EpochHeader, Genesis, Mode, SUITE};
+use sealcast_proto::object::{Beacon, EpochHeader, Genesis, SUITE};
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::{BatchRecord, Record};
 use sealcast_proto::roster::{EntryBundle, Op, Role, RosterError};
@@ -193,10 +193,7 @@ impl World {
     fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::BuildEpoch(work) => {
-                let built = match work.mode {
-                    Mode::Advance => self.outbox.advance(&work, &mut self.rng).unwrap(),
-                    _ => fresh(&work.plan, &work.targets, &mut self.rng).unwrap(),
-                };
+                let built = work.make(&mut self.rng).unwrap();
                 self.input(Input::EpochBuilt(Box::new(built)));
             }
             Effect::UploadTable { table, slots_hash, .. } => {
@@ -348,11 +345,9 @@ impl World {
                     let header = signed.verify(&self.publisher.public()).unwrap();
                     let hash = signed.hash();
                     let slot = index.and_then(|index| find_slot(self.tables.get(&header.slots_hash)?, index));
-                    keys = match (slot, &keys) {
-                        (Some(slot), _) => EpochReceiver::open_slot(&header, &hash, &slot, &me, &secret).ok(),
-                        (None, Some(keys)) => keys.advance(&header, &hash).ok(),
-                        (None, None) => None,
-                    };
+                    let opened = slot
+                        .and_then(|slot| EpochReceiver::open_slot(&header, &hash, &slot, &me, &secret).ok());
+                    keys = opened.or_else(|| keys.as_ref()?.follow(&header, &hash, slot.as_ref()).ok());
                     newest = Some((header, hash));
                 }
                 Stored::Batch(batch) => {

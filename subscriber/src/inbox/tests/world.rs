@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sealcast_envelope::{EpochPlan, EpochSender, Message, WrapTarget, advance, fresh, static_wrap_key};
+use sealcast_envelope::{
+    EpochPlan, EpochSender, Keks, Message, WrapTarget, advance, fresh, rewrap, static_wrap_key,
+};
 use sealcast_proto::frame::{
     Context, EpochDelivery, From as Begin, Level, Reply, RosterDelivery, Start, Subscribe,
 };
@@ -236,13 +238,14 @@ impl World {
 pub(super) struct Pen {
     pub(super) identity: Identity,
     pub(super) sender: Option<EpochSender>,
+    pub(super) keks: Option<Keks>,
     pub(super) next_seq: u64,
     last_epoch: u64,
 }
 
 impl Pen {
     pub(super) fn new(n: u8) -> Self {
-        Self { identity: identity(n), sender: None, next_seq: 0, last_epoch: 0 }
+        Self { identity: identity(n), sender: None, keks: None, next_seq: 0, last_epoch: 0 }
     }
 
     pub(super) fn public(&self) -> PublicKey {
@@ -289,8 +292,9 @@ impl Pen {
         let targets = world.targets(|identity| !out.contains(identity));
         let epoch = fresh(plan, &targets, &mut world.rng).unwrap();
         let table = epoch.table();
-        let (header, sender) = epoch.finish(close, world.now, &self.identity);
+        let (header, sender, keks) = epoch.finish(close, world.now, &self.identity);
         self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
         world.log.push(Stored::Epoch { header, table });
     }
 
@@ -301,10 +305,24 @@ impl Pen {
         let targets = world.targets(|identity| keys.contains(identity));
         let from = self.sender.take().unwrap();
         let close = Some(PrevClose { batches: from.next_batch_no().0, last_batch_hash: from.last_hash() });
-        let epoch = advance(&plan, &from, &targets, &mut world.rng).unwrap();
+        let epoch = advance(&plan, &from.advance_from(), &targets, &mut world.rng).unwrap();
         let table = epoch.table();
-        let (header, sender) = epoch.finish(close, world.now, &self.identity);
+        let (header, sender, keks) = epoch.finish(close, world.now, &self.identity);
         self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
+        world.log.push(Stored::Epoch { header, table });
+    }
+
+    /// A rewrap for all members but these.
+    pub(super) fn rewrap(&mut self, world: &mut World, without: &[u8]) {
+        let plan = self.plan(world);
+        let out: Vec<_> = without.iter().map(|n| key(*n)).collect();
+        let targets = world.targets(|identity| !out.contains(identity));
+        let epoch = rewrap(&plan, self.keks.as_ref().unwrap(), &targets, &mut world.rng).unwrap();
+        let table = epoch.table();
+        let (header, sender, keks) = epoch.finish(self.close(), world.now, &self.identity);
+        self.sender = Some(sender);
+        self.keks = keks.accepted(self.keks.take());
         world.log.push(Stored::Epoch { header, table });
     }
 

@@ -1,4 +1,4 @@
-"""Cases of negative.json: slots, advances and beacons."""
+"""Cases of negative.json: slots, advances, rewraps and beacons."""
 
 import copy
 
@@ -24,6 +24,7 @@ def flip(data, at):
 def cases():
     yield from slots()
     yield from advances()
+    yield from rewraps()
     yield from beacons()
 
 
@@ -114,10 +115,8 @@ def slots():
         "BadEpochSeed",
         slot=GOOD.slot(READER, random("another seed")),
     )
-    yield yields(
-        "kek", "under a KEK, which this version does not know", "Unsupported", slot=mine[:4] + u(KEK, 32) + mine[8:]
-    )
-    yield yields("rewrap", "a mode this version does not know", "Unsupported", changed(mode=REWRAP))
+    yield yields("kek", "said to be under a KEK", "NeedsKek", slot=mine[:4] + u(KEK, 32) + mine[8:])
+    yield yields("rewrap", "spliced under a header of another mode", sender=changed(mode=REWRAP))
 
 
 def advances():
@@ -135,10 +134,37 @@ def advances():
     )
     yield yields("same-number", "the number of the epoch before", "NotSuccessor", epoch=NOW)
     yield yields("fresh", "a fresh epoch is not derived", "NotSuccessor", mode=FRESH)
-    yield yields("rewrap", "a mode this version does not know", "Unsupported", mode=REWRAP)
+    yield yields("rewrap", "a rewrap is not derived", "NotSuccessor", mode=REWRAP)
+    yield yields("generation", "a generation that is never reached", "NotSuccessor", kek_gen=4097)
     yield yields("commitment", "it commits to another seed", "BadEpochSeed", commitment=random("another commitment"))
     yield yields("roster", "derived for another roster", "BadEpochSeed", roster_hash=random("another entry"))
     yield yields("enc", "derived under another enc", "BadEpochSeed", enc=x25519_public(random("another enc")))
+
+
+def rewraps():
+    good = Sender(ADMIN, OWNER, NOW + 1000, [OWNER, READER, OTHER, PLAIN], GOOD, REWRAP)
+    mine, others = good.table[56:112], good.table[112:168]
+
+    def yields(name, what, expect, slot=mine, **changes):
+        it = copy.copy(good)
+        it.header = good.header | changes
+        it.sign_header()
+        return case("rewrap", f"rewrap-{name}", what, expect, next=it.signed, next_slot=slot, **opening())
+
+    yield yields("first-bit", "one bit of the wrapped seed", "BadSlot", flip(mine, 8))
+    yield yields("last-bit", "one bit of the tag", "BadSlot", flip(mine, -1))
+    yield yields("anothers", "another member's slot", "BadSlot", others)
+    yield yields("anothers-renamed", "another's ciphertext under one's own index", "BadSlot", mine[:8] + others[8:])
+    yield yields("dh", "said to be a DH slot", "NotSuccessor", mine[:4] + u(READER.source, 32) + mine[8:])
+    yield yields("over-another", "it follows another header", "NotSuccessor", prev_header_hash=random("another header"))
+    yield yields("same-number", "the number of the epoch before", "NotSuccessor", epoch=NOW)
+    yield yields("fresh", "a KEK slot in a fresh epoch", "NotSuccessor", mode=FRESH)
+    yield yields("advance", "a KEK slot in an advance", "NotSuccessor", mode=ADVANCE)
+    yield yields("generation", "another generation than it was wrapped under", "BadSlot", kek_gen=1)
+    yield yields("far-generation", "a generation that is never reached", "NotSuccessor", kek_gen=4097)
+    yield yields("roster", "spliced under a header with another roster", "BadSlot", roster_seq=7)
+    yield yields("enc", "spliced under a header with an enc", "BadSlot", enc=x25519_public(random("another enc")))
+    yield yields("commitment", "it commits to another seed", "BadEpochSeed", commitment=random("another commitment"))
 
 
 def beacons():

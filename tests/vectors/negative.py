@@ -81,6 +81,12 @@ def advance(case):
     open_epoch(case).advance(check_signed("header", case["next"], header["publisher"]), H(b"header", case["next"][0]))
 
 
+def rewrap(case):
+    header = parse("header", case["next"][0])
+    header = check_signed("header", case["next"], header["publisher"])
+    open_epoch(case).rewrap(header, H(b"header", case["next"][0]), case["next_slot"])
+
+
 def batch(case):
     epoch = open_epoch(case)
     for record in case["before"]:
@@ -104,6 +110,7 @@ KINDS = {
     "table": lambda case: check_table(case["table"], case["slot_count"], case["slots_hash"]),
     "slot": open_epoch,
     "advance": advance,
+    "rewrap": rewrap,
     "batch": batch,
     "beacon": lambda case: open_epoch(case).beacon(case["beacon"]),
     "record": lambda case: read_record(case["record"]),

@@ -19,7 +19,7 @@ from primitives import (
 )
 
 MAX_MESSAGE, MAX_BATCH = 1 << 20, (1 << 20) + (64 << 10)
-KEK = 0xFFFFFFFF
+KEK, MAX_KEK_STEPS = 0xFFFFFFFF, 4096
 
 # ---- sections 5 and 6: an epoch ----------------------------------------------------------------------
 
@@ -40,8 +40,15 @@ def context(h):
     )
 
 
-def slot_key(dh, enc, public, identity, source, ctx):
-    return hpke_export(dh, enc, public, ctx, lp(b"slot") + identity + u(source, 32), 64)[:32]
+def slot_keys(dh, enc, public, identity, source, ctx):
+    """kw and kek of a DH slot."""
+    export = hpke_export(dh, enc, public, ctx, lp(b"slot") + identity + u(source, 32), 64)
+    return export[:32], export[32:]
+
+
+def kek_step(kek, ctx):
+    """kw of a KEK slot, and the next generation's kek."""
+    return Derive(kek, b"wrap", ctx), Derive(kek, b"next", b"")
 
 
 def check_table(table, slot_count, slots_hash):
@@ -58,8 +65,10 @@ def check_table(table, slot_count, slots_hash):
 class Epoch:
     """A member's keys to one epoch of one publisher."""
 
-    def __init__(self, header, header_hash, seed):
+    def __init__(self, header, header_hash, seed, kek):
+        """`kek` is what this member holds after the epoch."""
         self.header, self.header_hash, self.batch_no = header, header_hash, 0
+        self.kek, self.kek_gen = kek, header["kek_gen"] + (header["mode"] == REWRAP)
         ctx, prk = context(header), Extract(b"epoch seed", seed)
         if Derive(prk, b"commit", ctx) != header["commitment"]:
             raise Refused("BadEpochSeed")
@@ -69,26 +78,43 @@ class Epoch:
     def open_slot(cls, header, header_hash, slot, identity, secret):
         """`secret` is the X25519 secret that the slot's source names."""
         source = int.from_bytes(slot[4:8], "big")
-        if header["mode"] == REWRAP or source == KEK:
-            raise Refused("Unsupported")
+        if source == KEK:
+            raise Refused("NeedsKek")
         ctx, dh, seed = context(header), x25519(secret, header["enc"]), None
         if dh is not None:
-            key = slot_key(dh, header["enc"], x25519_public(secret), identity, source, ctx)
-            seed = unseal(key, slot[8:], ctx + slot[:8])
+            kw, kek = slot_keys(dh, header["enc"], x25519_public(secret), identity, source, ctx)
+            seed = unseal(kw, slot[8:], ctx + slot[:8])
         if seed is None:
             raise Refused("BadSlot")
-        return cls(header, header_hash, seed)
+        return cls(header, header_hash, seed, kek)
 
-    def advance(self, header, header_hash):
-        if header["mode"] == REWRAP:
-            raise Refused("Unsupported")
+    def kek_at(self, header, mode):
+        """The KEK of the generation that the next epoch's header names."""
         if (
-            header["mode"] != ADVANCE
+            header["mode"] != mode
             or header["prev_header_hash"] != self.header_hash
             or header["epoch"] <= self.header["epoch"]
+            or not self.kek_gen <= header["kek_gen"] <= MAX_KEK_STEPS
         ):
             raise Refused("NotSuccessor")
-        return Epoch(header, header_hash, Derive(self.advance_secret, b"seed", context(header)))
+        kek = self.kek
+        for _ in range(self.kek_gen, header["kek_gen"]):
+            kek = Derive(kek, b"next", b"")
+        return kek
+
+    def advance(self, header, header_hash):
+        kek = self.kek_at(header, ADVANCE)
+        return Epoch(header, header_hash, Derive(self.advance_secret, b"seed", context(header)), kek)
+
+    def rewrap(self, header, header_hash, slot):
+        if int.from_bytes(slot[4:8], "big") != KEK:
+            raise Refused("NotSuccessor")
+        ctx = context(header)
+        kw, kek = kek_step(self.kek_at(header, REWRAP), ctx)
+        seed = unseal(kw, slot[8:], ctx + slot[:8])
+        if seed is None:
+            raise Refused("BadSlot")
+        return Epoch(header, header_hash, seed, kek)
 
     def open(self, record):
         """One batch record: its body, its hash and its messages (still encoded)."""

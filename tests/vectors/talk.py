@@ -1,9 +1,9 @@
 """A whole conversation in one topic, written by one implementation and read by the other: roster, prekeys, epochs,
 batches, beacons. `make` writes python.json, `check` reads any such file as each of its members and compares."""
 
-from objects import ADVANCE, check_genesis_of, check_prekey_of, check_signed, parse
+from objects import ADVANCE, REWRAP, check_genesis_of, check_prekey_of, check_signed, parse
 from primitives import H, static_wrap_secret
-from reader import Epoch, check_table
+from reader import KEK, Epoch, check_table
 from roster import ADMIN, PUBLISHER, READER, Roster
 from writer import NOW, Admin, Party, Sender, encode, op, signed
 
@@ -56,7 +56,16 @@ def make():
     sixth = Sender(admin, owner, NOW + 3001, [], fifth, ADVANCE)
     sixth.seal(9, [{"payload": b"derived by everybody, without a slot"}], end=True)
 
-    epochs = [first, second, third, fourth, fifth, sixth]
+    admin.entry(op("remove", member=bob.index, identity=bob.identity), by=carol)
+    seventh = Sender(admin, owner, NOW + 4000, [owner, press, carol], sixth, REWRAP)
+    seventh.seal(10, [{"payload": b"bob does not read this"}])
+    carol.rotate(NOW + 4500)
+    eighth = Sender(admin, owner, NOW + 5000, [owner, press, carol], seventh, REWRAP, dead=2)
+    eighth.seal(11, [{"payload": b"carol by her new prekey, the others by their keys of two generations later"}])
+    ninth = Sender(admin, owner, NOW + 5001, [], eighth, ADVANCE)
+    ninth.seal(12, [{"payload": b"derived after a rewrap"}], end=True)
+
+    epochs = [first, second, third, fourth, fifth, sixth, seventh, eighth, ninth]
     head = {
         "topic": admin.topic,
         "seq": admin.roster.seq,
@@ -65,11 +74,11 @@ def make():
         "time_ms": NOW + 9000,
     }
     reads = {
-        owner: [0, 1, 2, 3, 4, 5],
+        owner: [0, 1, 2, 3, 4, 5, 6, 7, 8],
         alice: [0, 1, 2],
-        press: [0, 1, 2, 3, 4, 5],
+        press: [0, 1, 2, 3, 4, 5, 6, 7, 8],
         bob: [1, 2, 3, 4, 5],
-        carol: [4, 5],
+        carol: [4, 5, 6, 7, 8],
     }
     return {
         "source": "sealcast.py make",
@@ -114,7 +123,7 @@ def check(talk):
     whole.check_head(talk["head"])
     for member in talk["members"]:
         listed = [index for index, (identity, _) in whole.members.items() if identity == member["identity"]]
-        assert listed == ([] if member["name"] == "alice" else [member["index"]])
+        assert listed == ([] if member["name"] in ("alice", "bob") else [member["index"]])
 
 
 def read_as(talk, member):
@@ -138,8 +147,11 @@ def read_as(talk, member):
         check_chain(header, heads.get(publisher))
         slots = check_table(epoch["table"], header["slot_count"], header["slots_hash"])
         slot, before = slots.get(member["index"]), held.pop(publisher, None)
-        if slot:
-            secret = secrets[int.from_bytes(slot[4:8], "big")]
+        source = int.from_bytes(slot[4:8], "big") if slot else None
+        if source == KEK:
+            now = before.rewrap(header, header_hash, slot)
+        elif slot:
+            secret = secrets[source]
             now = Epoch.open_slot(header, header_hash, slot, member["identity"], secret)
         elif before and header["mode"] == ADVANCE:
             now = before.advance(header, header_hash)

@@ -1,6 +1,6 @@
 """The write path of docs/protocol.md, as far as vectors need it. Every random value is a hash of its name."""
 
-from objects import ADVANCE, FRESH, encode, signed
+from objects import ADVANCE, FRESH, REWRAP, encode, signed
 from primitives import (
     Derive,
     Extract,
@@ -20,7 +20,7 @@ from primitives import (
     x25519,
     x25519_public,
 )
-from reader import context, slot_key
+from reader import KEK, context, kek_step, slot_keys
 from roster import Roster, read_ops, roles_bytes
 
 NOW = 1_750_000_000_000
@@ -122,7 +122,13 @@ class Admin:
 class Sender:
     """A publisher's epoch. `header` may be changed and `sign_header` called again, to make what must be refused."""
 
-    def __init__(self, admin, publisher, epoch, members, prev=None, mode=FRESH, close=True):
+    def __init__(self, admin, publisher, epoch, members, prev=None, mode=FRESH, close=True, dead=0):
+        """`dead`: rewraps that were signed and refused before this one."""
+        # Everybody's KEK before this epoch, and whose key seeded it: {index: (source, kek)}.
+        self.held = dict(prev.keks) if mode != FRESH else {}
+        for _ in range(dead):
+            self.held = {at: (source, Derive(kek, b"next", b"")) for at, (source, kek) in self.held.items()}
+        self.keks = dict(self.held) if mode == ADVANCE else {}
         name = f"{publisher.name} epoch {epoch}"
         self.publisher, self.epoch_seed, self.enc_secret = publisher, random(name + " key"), random(name + " enc")
         self.header = {
@@ -134,8 +140,8 @@ class Sender:
             "roster_seq": admin.roster.seq,
             "roster_hash": admin.roster.hash,
             "mode": mode,
-            "kek_gen": 0,
-            "enc": x25519_public(self.enc_secret) if members else bytes(32),
+            "kek_gen": 0 if mode == FRESH else prev.header["kek_gen"] + (prev.header["mode"] == REWRAP) + dead,
+            "enc": x25519_public(self.enc_secret) if any(not self.has_kek(it, mode) for it in members) else bytes(32),
             "epoch_vk": ed25519_public(self.epoch_seed),
             "slot_count": len(members),
             "time_ms": epoch,
@@ -151,11 +157,20 @@ class Sender:
         self.sign_header()
         self.last_hash = self.header_hash
 
+    def has_kek(self, member, mode):
+        return mode == REWRAP and self.held.get(member.index, (None,))[0] == member.source
+
     def slot(self, member, seed):
-        ctx, dh = context(self.header), x25519(self.enc_secret, member.public)
-        key = slot_key(dh, self.header["enc"], member.public, member.identity, member.source, ctx)
-        head = u(member.index, 32) + u(member.source, 32)
-        return head + seal(key, seed, ctx + head)
+        ctx, source = context(self.header), member.source
+        if self.has_kek(member, self.header["mode"]):
+            source = KEK
+            kw, kek = kek_step(self.held[member.index][1], ctx)
+        else:
+            dh = x25519(self.enc_secret, member.public)
+            kw, kek = slot_keys(dh, self.header["enc"], member.public, member.identity, source, ctx)
+        self.keks[member.index] = member.source, kek
+        head = u(member.index, 32) + u(source, 32)
+        return head + seal(kw, seed, ctx + head)
 
     def sign_header(self):
         self.signed = signed("header", self.header, self.publisher.seed)

@@ -50,9 +50,19 @@ async fn a_reader_that_publishes_is_refused() {
 /// A removed member goes on with what it holds, on a broker that keeps its removal from it and gives it everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_member_together_with_the_broker_reads_no_further() {
+    reads_no_further(|pen, world| pen.begin(world)).await;
+}
+
+/// The same where the removal cost no Diffie-Hellman: of what is under the others' KEKs it opens nothing with its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_together_with_the_broker_opens_no_rewrap() {
+    reads_no_further(|pen, world| pen.rewrap(world, &[])).await;
+}
+
+async fn reads_no_further(rotate: fn(&mut Pen, &mut World)) {
     let (mut world, mut pen) = world();
     world.remove(2);
-    pen.begin(&mut world);
+    rotate(&mut pen, &mut world);
     pen.publish(&mut world, &["without"]);
     world.add(4, Role::Reader);
     pen.advance(&mut world, &[4]);

@@ -226,7 +226,8 @@ impl World {
             header.publisher == *publisher && header.epoch <= epoch
         });
         let all: Vec<_> = wanted.collect();
-        let from = all.iter().rposition(|delivery| delivery.slot.is_some()).unwrap_or(0);
+        let dh = |delivery: &EpochDelivery| delivery.slot.is_some_and(|slot| slot.source != SlotSource::Kek);
+        let from = all.iter().rposition(dh).unwrap_or(0);
         all[from..].to_vec()
     }
 }

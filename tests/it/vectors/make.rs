@@ -6,7 +6,8 @@ use bytes::Bytes;
 use rand::{TryCryptoRng, TryRng};
 use sealcast_envelope::epoch::EpochPlan;
 use sealcast_envelope::{
-    EpochSender, Message, NewEpoch, PrekeyRing, WrapSecret, WrapTarget, advance, fresh, static_wrap_key,
+    EpochSender, KekChange, Message, NewEpoch, PrekeyRing, WrapSecret, WrapTarget, advance, fresh, rewrap,
+    static_wrap_key,
 };
 use sealcast_proto::hash::sha256;
 use sealcast_proto::object::{EpochHeader, Genesis, Prekey, PrevClose, RosterHead, SUITE};
@@ -124,6 +125,7 @@ impl Topic {
 /// An epoch being written.
 struct Talking {
     sender: EpochSender,
+    keks: Option<KekChange>,
     header: Signed<EpochHeader>,
     table: Bytes,
     batches: Vec<String>,
@@ -137,8 +139,8 @@ impl Talking {
             batches: prev.sender.next_batch_no().0,
             last_batch_hash: prev.sender.last_hash(),
         });
-        let (header, sender, _) = new.finish(close, NOW, &publisher.identity);
-        Self { sender, header, table, batches: Vec::new(), messages: Vec::new() }
+        let (header, sender, keks) = new.finish(close, NOW, &publisher.identity);
+        Self { sender, keks: Some(keks), header, table, batches: Vec::new(), messages: Vec::new() }
     }
 
     fn seal(&mut self, first_seq: u64, messages: &[Message], end: bool) {
@@ -160,7 +162,7 @@ impl Talking {
 pub(super) fn conversation() -> Value {
     let rng = &mut Counter(0);
     let (owner, mut alice, press) = (Party::new("owner", 0), Party::new("alice", 1), Party::new("press", 2));
-    let (mut bob, carol) = (Party::new("bob", 3), Party::new("carol", 4));
+    let (mut bob, mut carol) = (Party::new("bob", 3), Party::new("carol", 4));
     let name = "the vectors' topic, made by Rust".to_owned();
     let genesis = Genesis { suite: SUITE, name, owner: owner.identity.public(), nonce: [7; 32] };
     let signed = Signed::sign(&genesis, owner.identity.signing_key());
@@ -206,12 +208,37 @@ pub(super) fn conversation() -> Value {
     bob.rotate(NOW + 2500, rng);
     let plan = topic.plan(&owner, NOW + 3000, Some(&fourth));
     let new = fresh(&plan, &targets(&[&owner, &press, &bob, &carol]), rng).expect("a sound plan");
-    let fifth = Talking::new(new, &owner, None);
+    let mut fifth = Talking::new(new, &owner, None);
     let plan = topic.plan(&owner, NOW + 3001, Some(&fifth));
     let new = advance(&plan, &fifth.sender.advance_from(), &[], rng).expect("a successor");
     let mut sixth = Talking::new(new, &owner, Some(&fifth));
     sixth.seal(10, &[Message::new("derived by everybody, without a slot")], false);
     sixth.seal(11, &[], true);
+
+    topic.entry(&carol, &[Op::Remove { member: bob.index, identity: bob.identity.public() }]);
+    let keks = fifth.keks.take().and_then(|it| it.accepted(None));
+    let keks = sixth.keks.take().and_then(|it| it.accepted(keks));
+    let plan = topic.plan(&owner, NOW + 4000, Some(&sixth));
+    let new = rewrap(&plan, &keks.expect("KEKs"), &targets(&[&owner, &press, &carol]), rng).expect("sound");
+    let mut seventh = Talking::new(new, &owner, Some(&sixth));
+    seventh.seal(11, &[Message::new("bob does not read this")], false);
+    carol.rotate(NOW + 4500, rng);
+    let mut keks = seventh.keks.take().and_then(|it| it.accepted(None));
+    for number in [NOW + 4800, NOW + 4900] {
+        // Signed, refused, and seen by nobody.
+        let plan = topic.plan(&owner, number, Some(&seventh));
+        let held = keks.take().expect("KEKs");
+        let dead = rewrap(&plan, &held, &targets(&[&owner, &press, &carol]), rng).expect("sound");
+        keks = dead.finish(None, NOW, &owner.identity).2.refused(Some(held));
+    }
+    let plan = topic.plan(&owner, NOW + 5000, Some(&seventh));
+    let new = rewrap(&plan, &keks.expect("KEKs"), &targets(&[&owner, &press, &carol]), rng).expect("sound");
+    let mut eighth = Talking::new(new, &owner, Some(&seventh));
+    eighth.seal(12, &[Message::new("carol by her new prekey, the others two generations later")], false);
+    let plan = topic.plan(&owner, NOW + 5001, Some(&eighth));
+    let new = advance(&plan, &eighth.sender.advance_from(), &[], rng).expect("a successor");
+    let mut ninth = Talking::new(new, &owner, Some(&eighth));
+    ninth.seal(13, &[Message::new("derived after a rewrap")], true);
 
     let chain = topic.roster.chain();
     let head = RosterHead {
@@ -221,7 +248,7 @@ pub(super) fn conversation() -> Value {
         signer: carol.identity.public(),
         time_ms: NOW,
     };
-    let epochs = [first, second, third, fourth, fifth, sixth];
+    let epochs = [first, second, third, fourth, fifth, sixth, seventh, eighth, ninth];
     json!({
         "source": "tests/it/vectors/make.rs",
         "topic": hex(&chain.topic().0),
@@ -230,8 +257,8 @@ pub(super) fn conversation() -> Value {
         "head": pair(&Signed::sign(&head, carol.identity.signing_key())),
         "epochs": epochs.iter().map(|it| it.json(&topic.roster)).collect::<Vec<_>>(),
         "members": [
-            owner.json(&[0, 1, 2, 3, 4, 5]), alice.json(&[0, 1, 2]), press.json(&[0, 1, 2, 3, 4, 5]),
-            bob.json(&[1, 2, 3, 4, 5]), carol.json(&[4, 5]),
+            owner.json(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), alice.json(&[0, 1, 2]),
+            press.json(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), bob.json(&[1, 2, 3, 4, 5]), carol.json(&[4, 5, 6, 7, 8]),
         ],
     })
 }

@@ -69,6 +69,11 @@ fn run(case: &Json, given: &Json) -> Result<(), Refused> {
             let (header, hash) = header(case, "next");
             open(case).expect("the epoch before").1.advance(&header, &hash).map(drop)?;
         }
+        "rewrap" => {
+            let (header, hash) = header(case, "next");
+            let slot = Slot::decode(&case.bytes("next_slot")).expect("56 bytes");
+            open(case).expect("the epoch before").1.rewrap(&header, &hash, &slot).map(drop)?;
+        }
         "batch" => batch(case)?,
         "beacon" => {
             let (header, _) = open(case).expect("the epoch");

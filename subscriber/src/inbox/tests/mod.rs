@@ -15,6 +15,8 @@ mod liveness;
 mod prekeys;
 /// Restarts at every point.
 mod resume;
+/// Epochs under the KEK: followed, fetched, closed to who was removed.
+mod rewrap;
 /// Members come and go; the roster forks or is rolled back.
 mod roster;
 /// Each check, against one who breaks it.

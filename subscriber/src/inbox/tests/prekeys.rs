@@ -13,7 +13,7 @@ use crate::inbox::Input;
 const DAY: u64 = 24 * 3600 * 1000;
 const HOUR: u64 = 3600 * 1000;
 
-fn rotate(ring: &mut PrekeyRing, world: &mut World, publishers_know: bool) -> u32 {
+pub(super) fn rotate(ring: &mut PrekeyRing, world: &mut World, publishers_know: bool) -> u32 {
     let mut rng = StdRng::seed_from_u64(world.now);
     let signed = ring.rotate_if_due(&identity(2), 7 * DAY, 14 * DAY, world.now, true, &mut rng).unwrap();
     let prekey = signed.peek().unwrap();
@@ -23,7 +23,7 @@ fn rotate(ring: &mut PrekeyRing, world: &mut World, publishers_know: bool) -> u3
     prekey.prekey_id
 }
 
-fn client(world: &World, ring: &PrekeyRing) -> Client {
+pub(super) fn client(world: &World, ring: &PrekeyRing) -> Client {
     Client::with_ring(2, Begin::Earliest, Cursor::new(world.topic), false, ring.encode().to_vec())
 }
 

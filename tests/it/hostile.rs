@@ -20,12 +20,17 @@ use tokio::sync::broadcast;
 /// What becomes of each reply of the real broker on its way to the client.
 pub(crate) type Filter = Box<dyn FnMut(Reply) -> Vec<Reply> + Send>;
 
+/// What becomes of each frame of the client on its way to the real broker.
+pub(crate) type Tamper = Box<dyn FnMut(Request) -> Vec<Request> + Send>;
+
 /// What is done about a stream.
 pub(crate) enum Answer {
     /// These replies. A subscription or a watch then stays open, for [`Hostile::push`]; other streams end.
     Play(Vec<Reply>),
     /// What the real broker says, through a filter.
     Relay(Filter),
+    /// What the client says, through a filter.
+    Tamper(Tamper),
 }
 
 impl Answer {
@@ -131,7 +136,14 @@ async fn stream(
     let mut pushed = shared.pushed.subscribe();
     let answer = (shared.script.lock().unwrap())(peer, &first);
     match answer {
-        Answer::Relay(filter) => relay(&shared.real[&peer], first, writer, reader, filter).await,
+        Answer::Relay(filter) => {
+            let as_is: Tamper = Box::new(|request| vec![request]);
+            relay(&shared.real[&peer], first, writer, reader, as_is, filter).await
+        }
+        Answer::Tamper(tamper) => {
+            let as_is: Filter = Box::new(|reply| vec![reply]);
+            relay(&shared.real[&peer], first, writer, reader, tamper, as_is).await
+        }
         Answer::Play(replies) => {
             for reply in replies {
                 writer.send(reply.encode()).await?;
@@ -154,14 +166,19 @@ async fn relay(
     first: Request,
     mut writer: FrameWriter,
     mut reader: FrameReader,
+    mut tamper: Tamper,
     mut filter: Filter,
 ) -> Result<(), LinkError> {
     let connection = real.connect().await.expect("the real broker is there");
     let (mut onwards, mut back) = connection.open().await?;
-    onwards.send(first.encode()).await?;
+    for first in tamper(first) {
+        onwards.send(first.encode()).await?;
+    }
     let requests = async {
         while let Some(request) = reader.request().await? {
-            onwards.send(request.encode()).await?;
+            for request in tamper(request) {
+                onwards.send(request.encode()).await?;
+            }
         }
         onwards.finish();
         Ok(())

@@ -7,6 +7,7 @@ mod prekeys;
 mod primitives;
 mod rewraps;
 mod tables;
+mod two_keys;
 mod vectors;
 mod wycheproof;
 

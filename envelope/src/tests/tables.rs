@@ -184,3 +184,30 @@ fn two_fresh_epochs_share_nothing() {
     assert_ne!(sender.header().commitment, other.header().commitment);
     assert_ne!(sender.header().epoch_vk, other.header().epoch_vk);
 }
+
+/// A member registers a key that agrees with everybody on the same secrets as another member's: its point plus one of small
+/// order, which X25519's clamping loses. Its slot is bound to the key as registered, and the other's secret opens it under
+/// neither name.
+#[test]
+fn a_key_related_to_anothers_is_another_key() {
+    use curve25519_dalek::MontgomeryPoint;
+    use curve25519_dalek::constants::EIGHT_TORSION;
+    let (member, other) = (Member::with_prekey(3, 77), Member::with_prekey(4, 78));
+    let point = MontgomeryPoint(member.secret.public()).to_edwards(0).unwrap();
+    let ephemeral = WrapSecret::generate(&mut rng(5));
+    let agreed = |key: &[u8; 32]| *ephemeral.agree(key).unwrap().as_bytes();
+    for torsion in &EIGHT_TORSION[1..] {
+        let x25519 = (point + torsion).to_montgomery().to_bytes();
+        assert_ne!(x25519, member.secret.public());
+        assert_eq!(agreed(&x25519), agreed(&member.secret.public()), "they are related");
+        let targets = [member.target(), WrapTarget { x25519, ..other.target() }];
+        let started = Started::finish(fresh(&plan(7, Hash::ZERO), &targets, &mut rng(7)).unwrap());
+        assert!(member.open(&started).is_ok());
+        let slot = started.slot(&other).unwrap();
+        for named in [&member, &other] {
+            let me = named.public();
+            let opened = EpochReceiver::open_slot(&started.header, &started.hash, &slot, &me, &member.secret);
+            assert_eq!(opened.unwrap_err(), SlotError::BadSlot);
+        }
+    }
+}

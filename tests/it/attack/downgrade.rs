@@ -5,13 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sealcast::{BrokerLink, Identity, Message, PublishError, Publisher, State, Subscriber, TopicLink};
 use sealcast::{StartAt, SubscribeError};
+use sealcast_envelope::{EpochReceiver, SlotError, WrapSecret};
 use sealcast_link::{HELLO_TIMEOUT, ListenOptions, Listener};
 use sealcast_proto::frame::{Hello, Reply, Request};
-use sealcast_proto::object::{Genesis, Mode, SUITE};
-use sealcast_proto::{Offset, Signed};
+use sealcast_proto::object::{Batch, EpochHeader, Genesis, Mode, ObjectError, PrevClose, SUITE};
+use sealcast_proto::record::{BatchRecord, Sealed, batch_aad};
+use sealcast_proto::slot::Slot;
+use sealcast_proto::{BatchNo, Hash, Offset, Seq, Signed, SlotSource};
 
 use super::pen::{Pen, resign};
-use super::world::{OWNER, Stored, World, identity};
+use super::world::{OWNER, Stored, World, identity, key};
 use super::{Stage, until};
 
 fn world() -> (World, Pen) {
@@ -80,22 +83,82 @@ async fn another_genesis_is_refused() {
     assert_eq!(until(&mut reader, "").await, ["Broker"]);
 }
 
-/// A header of the reserved mode, signed by its publisher: no key comes of it, and the next epoch is read.
+/// A header signed with another mode than its slots were made for: a slot opens nothing under it, nothing is derived into
+/// it, a slot for a KEK opens with no other key, and a member reads on from the next epoch.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_reserved_mode_opens_nothing() {
+async fn a_header_of_another_mode_opens_nothing() {
     let (mut world, mut pen) = world();
+    let slot_of = |world: &World, at: usize| {
+        let Stored::Epoch { header, table } = &world.log[at] else { panic!() };
+        (header.peek().unwrap(), header.hash(), world.slot_of(table, &key(2)).unwrap())
+    };
+    let secret = WrapSecret::of_identity(&identity(2));
+    let open = |(header, hash, slot): &(EpochHeader, Hash, Slot)| {
+        EpochReceiver::open_slot(header, hash, slot, &key(2), &secret)
+    };
+    let ordinary = slot_of(&world, 1);
+    let held = open(&ordinary).unwrap();
+    let kek = Slot { source: SlotSource::Kek, ..ordinary.2 };
+    assert_eq!(open(&(ordinary.0, ordinary.1, kek)).unwrap_err(), SlotError::NeedsKek);
+
     pen.begin(&mut world);
     let Some(Stored::Epoch { header, table }) = world.log.pop() else { panic!() };
-    let header = resign(&header, &pen.identity, |header| header.mode = Mode::Rewrap);
+    let epoch_key = identity(99);
+    let header = resign(&header, &pen.identity, |header| {
+        header.mode = Mode::Rewrap;
+        header.epoch_vk = epoch_key.public();
+    });
     let hash = header.hash();
     world.log.push(Stored::Epoch { header, table });
+    let bent = slot_of(&world, world.log.len() - 1);
+    assert_eq!(open(&bent).unwrap_err(), SlotError::BadSlot);
+    assert_eq!(held.advance(&bent.0, &hash).unwrap_err(), SlotError::NotSuccessor);
+    assert!(held.rewrap(&bent.0, &hash, &Slot { source: SlotSource::Kek, ..bent.2 }).is_err());
+
+    // What is sealed under it nobody reads, and everybody is told.
+    let body = Batch {
+        epoch: bent.0.epoch,
+        batch_no: BatchNo(0),
+        first_seq: Seq(1),
+        count: 1,
+        time_ms: world.now,
+        end: false,
+        prev_batch_hash: hash,
+    };
+    let body = body.encode();
+    let aad = batch_aad(&hash, &body);
+    let sealed = Sealed(vec![0; 40].into());
+    let (batch, last_batch_hash) = BatchRecord::sign(body, &aad, sealed, epoch_key.signing_key());
+    world.log.push(Stored::Batch { publisher: pen.public(), batch });
     let mut plan = pen.plan(&world);
     plan.prev_header_hash = hash;
-    pen.begin_as(&mut world, &plan, None, &[]);
+    pen.begin_as(&mut world, &plan, Some(PrevClose { batches: 1, last_batch_hash }), &[]);
+    pen.next_seq = 2;
     pen.publish(&mut world, &["end"]);
     let mut reader = Stage::new(world).reader(2).await;
-    let said = until(&mut reader, "end").await;
-    assert!(said.iter().all(|line| line == "a" || line == "Truncated"), "{said:?}");
+    assert_eq!(until(&mut reader, "end").await, ["a", "Locked 1..2"]);
+}
+
+/// A mode that no version knows: no header at all.
+#[test]
+fn an_unknown_mode_is_no_header() {
+    let (world, _) = world();
+    let Stored::Epoch { header, .. } = &world.log[1] else { panic!() };
+    let body = header.body();
+    // After the roster's hash: tag 7, length 32.
+    let at = body
+        .windows(2)
+        .enumerate()
+        .find(|(at, part)| *part == [0x40, 1] && *at >= 34 && body[at - 34..at - 32] == [0x3a, 32]);
+    let (at, _) = at.unwrap();
+    for mode in [0, 4, 0x7f] {
+        let mut body = body.to_vec();
+        body[at + 1] = mode;
+        let label = sealcast_proto::hash::SignLabel::EpochHeader;
+        let signature = sealcast_proto::hash::sign(identity(OWNER).signing_key(), label, &body);
+        let bent = Signed::<EpochHeader>::from_parts(body.into(), &signature).unwrap();
+        assert!(matches!(bent.verify(&key(OWNER)), Err(ObjectError::Malformed { .. })), "{mode}");
+    }
 }
 
 /// A broker that answers the hello with another version.

@@ -92,36 +92,35 @@ async fn a_substituted_prekey_is_not_wrapped_to() {
     assert_eq!(slot.source, SlotSource::Static, "no prekey was seen that holds");
 }
 
-/// After a restart the broker shows a member's older prekey, or none: no slot under an older key, and it is reported.
+/// After a restart the broker shows a member's older prekey, none, one that is newer and has expired, or one that begins in
+/// two days: no slot under any of them, and it is reported. A newer one that is valid is taken.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_prekey_is_never_wrapped_to_again() {
+async fn an_old_or_expired_prekey_is_never_wrapped_to() {
+    const HOUR: u64 = 3_600_000;
     let real = with_a_reader().await;
-    let newest: Arc<Mutex<Option<Signed<Prekey>>>> = Arc::default();
-    let note = newest.clone();
-    twist(&real, move |genuine| {
-        if genuine.peek().unwrap().owner == key(2) {
-            *note.lock().unwrap() = Some(genuine.clone());
-        }
-        vec![genuine]
-    });
-    let topic = real.publisher(OWNER, "owner").await.unwrap();
-    topic.publish("seen").await.unwrap();
-    topic.close().await.unwrap();
-    let held = newest.lock().unwrap().clone().unwrap().peek().unwrap();
-    let older = prekey(2, 2, held.not_before_ms - 2000, held.not_after_ms, [9; 32]);
-    const DAY: u64 = 24 * 3_600_000;
-    let expired = prekey(2, 2, held.not_before_ms - 30 * DAY, held.not_before_ms - DAY, [9; 32]);
-    for shown in [vec![], vec![older], vec![expired]] {
-        let what = format!("{shown:?}");
+    let now = now_ms() / 1000 * 1000;
+    let between = |from: u64, to: u64| prekey(2, 2, from, to, static_wrap_key(&key(7)).unwrap());
+    let unreachable = async |shown: Vec<Signed<Prekey>>| {
         twist(&real, move |genuine| match genuine.peek().unwrap().owner == key(2) {
             true => shown.clone(),
             false => vec![genuine],
         });
         let topic = real.publisher(OWNER, "owner").await.unwrap();
-        topic.publish("again").await.unwrap();
-        assert_eq!(topic.status().unreachable, [key(2)], "{what}");
+        topic.publish("a message").await.unwrap();
+        let unreachable = topic.status().unreachable;
         topic.close().await.unwrap();
+        unreachable
+    };
+    assert_eq!(unreachable(vec![between(now - 24 * HOUR, now + 24 * HOUR)]).await, [], "it was seen");
+    let none = vec![];
+    let older = vec![between(now - 48 * HOUR, now + 24 * HOUR)];
+    let expired = vec![between(now - 2 * HOUR, now - HOUR)];
+    let of_the_future = vec![between(now + 48 * HOUR, now + 72 * HOUR)];
+    for shown in [none, older, expired, of_the_future] {
+        let what = format!("{:?}", shown.iter().map(Signed::peek).collect::<Vec<_>>());
+        assert_eq!(unreachable(shown).await, [key(2)], "{what}");
     }
+    assert_eq!(unreachable(vec![between(now - 2 * HOUR, now + HOUR)]).await, [], "newer and valid");
 }
 
 /// A member registers a prekey of small order: it gets no slot and is reported; the others read on.
@@ -139,31 +138,37 @@ async fn a_prekey_of_small_order_locks_out_its_owner_alone() {
     assert_eq!(topic.status().unreachable, [key(3)]);
 }
 
-/// A member registers another's key as its own: the other's slot stays its own, and the copy opens for neither.
+/// A member registers another's key as its own, as it is or so written that X25519 takes it for the same: the other's slot
+/// stays its own, and the copy opens for neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_registered_by_another_member_opens_nothing() {
-    let mut world = World::new(&[2, 3]);
-    let id = u32::try_from(world.now / 1000).unwrap();
-    world.prekeys.insert(key(3), (id, static_wrap_key(&key(2)).unwrap()));
-    let mut pen = Pen::new(OWNER);
-    let plan = pen.plan(&world);
-    pen.begin_as(&mut world, &plan, None, &[2]);
-    pen.publish(&mut world, &["for neither"]);
-    pen.begin(&mut world);
-    pen.publish(&mut world, &["end"]);
-    let copied = world.record(1, &key(3)).unwrap();
-    let stage = Stage::twisted(world, move |_, who, mut replies| {
-        let at = replies.iter().position(|reply| matches!(reply, Reply::Epoch(_))).unwrap();
-        let Reply::Epoch(mut delivery) = copied.clone() else { panic!() };
-        if who == key(2)
-            && let Some(slot) = &mut delivery.slot
-        {
-            slot.source = SlotSource::Static;
-        }
-        replies[at] = Reply::Epoch(delivery);
-        replies
-    });
-    assert_eq!(until(&mut stage.reader(2).await, "end").await, ["Locked 0..1"]);
+    let same = static_wrap_key(&key(2)).unwrap();
+    let mut related = same;
+    related[31] |= 0x80;
+    for registered in [same, related] {
+        let mut world = World::new(&[2, 3]);
+        let id = u32::try_from(world.now / 1000).unwrap();
+        world.prekeys.insert(key(3), (id, registered));
+        let mut pen = Pen::new(OWNER);
+        let plan = pen.plan(&world);
+        pen.begin_as(&mut world, &plan, None, &[2]);
+        pen.publish(&mut world, &["for neither"]);
+        pen.begin(&mut world);
+        pen.publish(&mut world, &["end"]);
+        let copied = world.record(1, &key(3)).unwrap();
+        let stage = Stage::twisted(world, move |_, who, mut replies| {
+            let at = replies.iter().position(|reply| matches!(reply, Reply::Epoch(_))).unwrap();
+            let Reply::Epoch(mut delivery) = copied.clone() else { panic!() };
+            if who == key(2)
+                && let Some(slot) = &mut delivery.slot
+            {
+                slot.source = SlotSource::Static;
+            }
+            replies[at] = Reply::Epoch(delivery);
+            replies
+        });
+        assert_eq!(until(&mut stage.reader(2).await, "end").await, ["Locked 0..1"]);
+    }
 }
 
 /// A publisher that is kept in the dark about a member's prekey, and one that wraps for a prekey that the member never

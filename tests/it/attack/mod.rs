@@ -42,6 +42,12 @@ mod keys_degenerate;
 mod theft;
 // Every bit of what travels.
 mod integrity;
+// What a publisher signs that is no batch inside.
+mod padding;
+// False answers to publishers and admins, and changed requests.
+mod answers;
+// An old roster shown as the newest.
+mod staleness;
 // Used keys in the memory of the process.
 mod memory;
 

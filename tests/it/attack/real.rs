@@ -1,17 +1,20 @@
 //! A real broker, and the hostile one before it: for attacks on publishers and admins.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use sealcast::{
     Identity, Policy, PublishError, Publisher, Role, StartAt, State, Subscriber, Subscription, Topic,
     TopicAdmin, TopicLink,
 };
 use sealcast_broker::{Broker, Config};
+use sealcast_envelope::{EpochReceiver, WrapSecret};
+use sealcast_proto::MemberIndex;
+use sealcast_proto::frame::{EpochDelivery, Reply};
 use tempfile::TempDir;
 
 use super::world::{OWNER, identity, key};
-use crate::hostile::Hostile;
+use crate::hostile::{Answer, Hostile};
 
 /// A topic of the owner, at a real broker and through the hostile one.
 pub(crate) struct Real {
@@ -66,6 +69,43 @@ impl Real {
         let subscriber = Subscriber::new(Arc::new(identity(n)), self.state(name));
         subscriber.subscribe(&self.link(), from).await.unwrap()
     }
+}
+
+/// Headers and slots of member 1 as they are delivered to it, from now on.
+pub(crate) fn noted(real: &Real) -> Arc<Mutex<Vec<EpochDelivery>>> {
+    let seen: Arc<Mutex<Vec<EpochDelivery>>> = Arc::default();
+    let notes = seen.clone();
+    real.hostile.turn(move |_, _| {
+        let notes = notes.clone();
+        Answer::Relay(Box::new(move |reply| {
+            if let Reply::Epoch(delivery) = &reply
+                && delivery.slot.is_some_and(|slot| slot.member == MemberIndex(1))
+            {
+                notes.lock().unwrap().push(delivery.clone());
+            }
+            vec![reply]
+        }))
+    });
+    seen
+}
+
+/// The keys of an epoch as a member gets them whose slot is sealed for its fixed key.
+pub(crate) fn opened(delivery: &EpochDelivery, n: u8) -> EpochReceiver {
+    let (header, slot) = (delivery.header.peek().unwrap(), delivery.slot.unwrap());
+    let secret = WrapSecret::of_identity(&identity(n));
+    EpochReceiver::open_slot(&header, &delivery.header.hash(), &slot, &key(n), &secret).unwrap()
+}
+
+/// Every file below a directory, with its content.
+pub(crate) fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files.extend(self::files(&entry.path())),
+            false => files.push((entry.path(), std::fs::read(entry.path()).unwrap())),
+        }
+    }
+    files
 }
 
 /// A directory, with its permissions.

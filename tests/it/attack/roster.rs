@@ -5,7 +5,7 @@ use bytes::Bytes;
 use sealcast::{Event, StartAt, State};
 use sealcast_proto::Offset;
 use sealcast_proto::Signed;
-use sealcast_proto::frame::{HoleReason, Reply, RosterDelivery};
+use sealcast_proto::frame::{Code, HoleReason, Refusal, Reply, RosterDelivery};
 use sealcast_proto::hash::{HashLabel, hash};
 use sealcast_proto::object::RosterEntry;
 use sealcast_proto::record::Record;
@@ -279,4 +279,65 @@ async fn a_removal_hidden_in_a_hole_is_not_passed_over() {
     });
     let mut reader = stage.reader(2).await;
     assert_eq!(until(&mut reader, "end").await, ["a", "Broker"]);
+}
+
+/// The broker says that the reader was removed: in an entry without a signature, in one that a reader signed, in operations
+/// that go with another removal, or in a word of its own. None of it is a removal; its bare word is named as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_no_admin_signed_is_not_believed() {
+    type Forge = fn(RosterDelivery) -> RosterDelivery;
+    let forgeries: [Forge; 3] = [
+        |delivery| RosterDelivery {
+            entry: Signed::from_parts(delivery.entry.body().clone(), &[0; 64]).unwrap(),
+            ..delivery
+        },
+        |delivery| RosterDelivery {
+            entry: Signed::sign(&delivery.entry.peek().unwrap(), identity(3).signing_key()),
+            ..delivery
+        },
+        |delivery| {
+            let mut entry = delivery.entry.peek().unwrap();
+            entry.signer = key(3);
+            RosterDelivery { entry: Signed::sign(&entry, identity(3).signing_key()), ..delivery }
+        },
+    ];
+    for forge in forgeries {
+        let (world, mut pen) = world();
+        let mut false_world = world.clone();
+        false_world.remove(2);
+        let Some(Reply::Roster(removal)) = false_world.record(world.log.len(), &key(2)) else { panic!() };
+        assert!(removal.ops.is_some(), "it names the reader");
+        let stage = Stage::new(world);
+        let mut reader = stage.reader(2).await;
+        assert_eq!(until(&mut reader, "a").await, [""; 0]);
+        pen.publish(&mut stage.world(), &["end"]);
+        stage.hostile.push([Reply::Roster(forge(removal))]);
+        assert_eq!(until(&mut reader, "end").await, [""; 0]);
+        assert_eq!(reader.counters().await.invalid, 1);
+    }
+
+    // Another member's removal is genuine; what it is said to do is not.
+    let (mut world, mut pen) = world();
+    let (member, _) = world.roster.find(&key(2)).unwrap();
+    world.remove(3);
+    pen.begin(&mut world);
+    pen.publish(&mut world, &["end"]);
+    let stage = Stage::twisted(world, move |_, _, mut replies| {
+        for reply in &mut replies {
+            if let Reply::Roster(delivery) = reply {
+                delivery.ops = Some(encode_ops(&[Op::Remove { member, identity: key(2) }]));
+            }
+        }
+        replies
+    });
+    let mut reader = stage.reader(2).await;
+    assert_eq!(until(&mut reader, "end").await, ["a"]);
+    assert_eq!(reader.counters().await.invalid, 3, "each entry with operations that are not its own");
+
+    let (world, _) = self::world();
+    let stage = Stage::new(world);
+    let mut reader = stage.reader(2).await;
+    assert_eq!(until(&mut reader, "a").await, [""; 0]);
+    stage.hostile.push([Reply::Refused(Refusal::new(Code::NotAllowed, "you were removed"))]);
+    assert_eq!(until(&mut reader, "").await, ["NotAllowed"]);
 }

@@ -55,6 +55,11 @@ pub(crate) struct World {
 impl World {
     /// A topic of the owner, with these readers.
     pub(crate) fn new(readers: &[u8]) -> Self {
+        Self::at(now_ms(), readers)
+    }
+
+    /// The same, begun at another time.
+    pub(crate) fn at(now: u64, readers: &[u8]) -> Self {
         let genesis = Genesis { suite: SUITE, name: "t".into(), owner: key(OWNER), nonce: rand::random() };
         let signed = Signed::sign(&genesis, identity(OWNER).signing_key());
         let topic = signed.topic_id();
@@ -65,7 +70,7 @@ impl World {
             log: Vec::new(),
             trimmed: 0,
             level: Level::Durable,
-            now: now_ms(),
+            now,
             prekeys: BTreeMap::new(),
             members: BTreeMap::from([(key(OWNER), MemberIndex(0))]),
         };

@@ -6,7 +6,7 @@ mod world;
 
 use sealcast_envelope::PrekeyRing;
 use sealcast_proto::frame::{Code, Refusal};
-use sealcast_proto::object::{Mode, Prekey};
+use sealcast_proto::object::{Mode, Prekey, RosterHead};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::roster::Op;
 use sealcast_proto::{RosterSeq, Signed, SlotSource, slot::find_slot};
@@ -534,6 +534,41 @@ fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
     world.settle();
     assert_eq!(world.receipts.len(), 2);
     assert_eq!(world.outbox.standstill(), None);
+}
+
+#[test]
+fn only_an_admins_word_of_now_lets_an_old_roster_seal_on() {
+    let policy = Policy { max_roster_age_ms: 60_000, ..Policy::default() };
+    let mut world = World::with_policy(1, policy);
+    let head = |world: &World, named: u8, signer: u8| {
+        let chain = world.broker.roster().chain();
+        let (seq, hash) = (chain.seq(), chain.hash());
+        let signed = RosterHead {
+            topic: world.topic,
+            seq,
+            hash,
+            signer: identity(named).public(),
+            time_ms: world.now,
+        };
+        Input::Head(Signed::sign(&signed, identity(signer).signing_key()))
+    };
+    world.send(0);
+    world.settle();
+    let replayed = [head(&world, 1, 1), head(&world, 1, 1)];
+    world.advance_clock(60_001);
+    world.send(1);
+    // The owner's word of then; a publisher's, a reader's and a stranger's of now.
+    let forged = [(2, 2), (10, 10), (99, 99), (1, 2)].map(|(named, signer)| head(&world, named, signer));
+    for useless in replayed.into_iter().chain(forged) {
+        world.input(useless);
+        world.settle();
+        assert_eq!(world.receipts.len(), 1);
+        assert!(matches!(world.outbox.standstill(), Some(Standstill::RosterStale { .. })));
+    }
+    let word = head(&world, 1, 1);
+    world.input(word);
+    world.settle();
+    assert_eq!((world.receipts.len(), world.outbox.standstill()), (2, None));
 }
 
 #[test]

@@ -255,6 +255,9 @@ fn heard_beacon(publisher: &PublicKey, signed: &Signed<Beacon>, publishers: &mut
 }
 
 #[cfg(test)]
+mod forged;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use sealcast_proto::object::{Genesis, Mode, SUITE};

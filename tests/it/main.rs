@@ -27,3 +27,5 @@ mod hostile;
 mod attack;
 // A second implementation: what it wrote we read, what must be refused is refused by name.
 mod vectors;
+// The tests that docs/security.md names, and those that docs/mutations.md does.
+mod security_page;

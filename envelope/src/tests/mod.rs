@@ -6,6 +6,7 @@ mod messages;
 mod prekeys;
 mod primitives;
 mod rewraps;
+mod strict;
 mod tables;
 mod two_keys;
 mod vectors;

@@ -156,6 +156,17 @@ fn removed_members_cannot_open_a_rewrap() {
     assert_eq!(again.unwrap_err(), SlotError::NotSuccessor);
 }
 
+/// At once, whatever becomes of the next epoch: a slot for the same key of the same member is made by DH.
+#[test]
+fn the_kek_of_a_removed_member_is_forgotten() {
+    let members = three();
+    let mut run = Run::begin(&members);
+    run.keks.as_mut().unwrap().forget(members[1].index);
+    run.rewrap(&members);
+    let sources = members.iter().map(|member| run.now.slot(member).unwrap().source);
+    assert_eq!(sources.collect::<Vec<_>>(), [SlotSource::Kek, members[1].source, SlotSource::Kek]);
+}
+
 /// The KEKs after an epoch do not open that epoch: theft of a member's state tells nothing of what it rewrapped.
 #[test]
 fn a_stepped_kek_does_not_open_the_epoch_it_was_stepped_in() {

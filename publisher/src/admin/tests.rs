@@ -92,6 +92,21 @@ async fn an_entry_left_by_a_crash_is_sent_verbatim_and_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_signed_is_saved_before_it_is_sent() {
+    let world = World::new(&[]).await;
+    let mut admin = world.admin().await;
+    let connection = admin.to_broker.connect().await.unwrap();
+    let ops = |_: &Roster| vec![Op::Add { identity: key(1), role: Role::Reader }];
+    let mut appending = Box::pin(admin.append(&connection, &ops));
+    // As far as it comes without an answer; then the process is gone.
+    let asked = std::future::poll_fn(|cx| std::task::Poll::Ready(appending.as_mut().poll(cx).is_pending()));
+    assert!(asked.await, "an answer takes a round trip and an fsync");
+    drop(appending);
+    let pending = admin.marks().unwrap().pending.expect("it may have been sent");
+    assert_eq!(pending.entry.peek().unwrap().seq, admin.roster().chain().seq().next().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_first_is_followed_and_nothing_is_signed_twice_under_one_number() {
     let world = World::new(&[(key(1), Role::Admin), (key(2), Role::Reader), (key(3), Role::Reader)]).await;
     let admin = world.admin().await;

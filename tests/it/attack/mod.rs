@@ -34,6 +34,8 @@ mod roster_officers;
 mod publishers;
 // Less protection than was agreed on.
 mod downgrade;
+// Another topic before publishers and admins.
+mod genesis;
 // Prekeys that are not what they seem.
 mod keys;
 // Keys and signatures at the edges of their groups.

@@ -1,5 +1,6 @@
 //! The outbox against the broker's real acceptance rules, in virtual time.
 
+mod distrust;
 mod liar;
 mod random;
 mod world;

@@ -7,6 +7,8 @@ mod world;
 
 /// Messages in order, starts, several publishers.
 mod delivery;
+/// Checks that another one usually covers.
+mod distrust;
 /// What is missing, repeated or contradictory.
 mod gaps;
 /// Signs of life and their absence.

@@ -5,6 +5,9 @@ mod program;
 // Brokers, publishers and subscribers as processes of their own.
 mod parties;
 
+// A bad network: a UDP path that loses, delays, reorders, duplicates, forgets its source ports.
+mod relay;
+
 // Which crate may never link which.
 mod arrows;
 // The command line: keys and the files they are in.
@@ -19,6 +22,10 @@ mod cli_inspect;
 mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.
 mod e2e;
+// Bad networks: every message once and in order, without the application doing anything.
+mod network;
+// The same where a cable is pulled and an address changes, with network namespaces.
+mod namespaces;
 // The broker's whole disk in the hands of members and former members.
 mod whole_log;
 // A broker that does what a test tells it to.

@@ -80,6 +80,14 @@ impl Party {
         }
     }
 
+    /// Waits for the first line of stdout.
+    #[track_caller]
+    pub(crate) fn wrote_line(&mut self) -> String {
+        self.wrote_lines(1);
+        let text = String::from_utf8(self.out.clone()).expect("text");
+        text.lines().next().expect("a line").to_owned()
+    }
+
     /// Writes to its stdin.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         if let Err(error) = self.stdin.as_mut().expect("stdin is open").write_all(bytes) {
@@ -168,8 +176,7 @@ impl Broker {
         ]);
         let mut process = Party::start(command);
         // Its link is the one line of data it prints, once it listens.
-        process.wrote_lines(1);
-        self.link = String::from_utf8(process.out.clone()).expect("text").trim().to_owned();
+        self.link = process.wrote_line();
         self.process = Some(process);
     }
 

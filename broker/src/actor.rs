@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use self::tables::{Staged, Tables};
 use crate::clock::now_ms;
-use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Topic, WatchEvent};
+use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Sign, Topic, WatchEvent};
 use crate::limits;
 use crate::load::{self, Loaded};
 use crate::lookup;
@@ -291,7 +291,8 @@ impl Actor {
 
     fn beacon(&self, identity: PublicKey, beacon: Signed<Beacon>) {
         if self.topic.has_listeners() && self.machine.acceptor().check_beacon(&identity, &beacon).is_some() {
-            self.topic.relay(identity, beacon);
+            let after = self.machine.next_offset();
+            self.topic.relay(Sign { publisher: identity, beacon, after });
         }
     }
 

@@ -102,6 +102,15 @@ pub(crate) enum WatchEvent {
     Prekey(Arc<Signed<Prekey>>),
 }
 
+/// A publisher's sign of life on its way to readers.
+#[derive(Debug, Clone)]
+pub(crate) struct Sign {
+    pub(crate) publisher: PublicKey,
+    pub(crate) beacon: Signed<Beacon>,
+    /// It may speak of anything that stands below: told before that, it would look as if that were withheld.
+    pub(crate) after: Offset,
+}
+
 /// See the module.
 pub(crate) struct Topic {
     origin: Origin,
@@ -114,7 +123,7 @@ pub(crate) struct Topic {
     roster_head: watch::Sender<Option<Signed<RosterHead>>>,
     keep: RwLock<Keep>,
     events: Casts<WatchEvent>,
-    beacons: Casts<(PublicKey, Signed<Beacon>)>,
+    beacons: Casts<Sign>,
     /// Subscriptions.
     pub(crate) followers: Present<Follower>,
     /// Publish streams.
@@ -213,7 +222,7 @@ impl Topic {
         self.events.listen()
     }
 
-    pub(crate) fn beacons(&self) -> broadcast::Receiver<(PublicKey, Signed<Beacon>)> {
+    pub(crate) fn beacons(&self) -> broadcast::Receiver<Sign> {
         self.beacons.listen()
     }
 
@@ -229,8 +238,8 @@ impl Topic {
         self.events.tell(event);
     }
 
-    pub(crate) fn relay(&self, publisher: PublicKey, beacon: Signed<Beacon>) {
-        self.beacons.tell((publisher, beacon));
+    pub(crate) fn relay(&self, sign: Sign) {
+        self.beacons.tell(sign);
     }
 
     pub(crate) fn index_entry(&self, item: &RosterItem) {

@@ -30,6 +30,18 @@ pub const RUN_BYTES: usize = 64 << 10;
 pub const READ_BYTES: usize = 256 << 10;
 /// Readers of the log at work at once, a count: more would only queue at the disk, and they hold [`READ_BYTES`] each.
 pub const READERS: usize = 32;
+/// Of these, for subscribers that are behind, a count: two keep the disk and a core busy, two more cover their pauses; each
+/// more would only stand before live readers.
+pub const REPLAYS: usize = 4;
+/// How long a piece that was read for a subscriber may take to be written before its turn goes to the next one: one that
+/// reads fast keeps it, one that a network or a program slows down holds nobody up.
+pub const REPLAY_TURN: Duration = Duration::from_millis(5);
+/// Priority of the stream of a subscriber that is behind; others have 0, and what has more is written first.
+pub const REPLAY_PRIORITY: i32 = -1;
+/// Streams of one connection that may hold data for a reader that does not take it, a count, of those that are behind and of
+/// those that are not: some [`READ_BYTES`] and a largest record each, beside QUIC's own windows, which as many streams use
+/// up. Further ones wait for these.
+pub const HOLDING: usize = 4;
 
 /// Inputs that wait for a topic's actor, a count: what it works off in some milliseconds. Payloads among them are
 /// counted by the commit budget.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits;
 use crate::store::{Log, LogError};
@@ -12,11 +12,27 @@ use crate::store::{Log, LogError};
 pub(crate) struct Reads {
     log: Arc<dyn Log>,
     turns: Arc<Semaphore>,
+    replays: Arc<Semaphore>,
 }
+
+/// A replay's turn, until it is dropped.
+pub(crate) type Turn = Option<OwnedSemaphorePermit>;
 
 impl Reads {
     pub(crate) fn new(log: Arc<dyn Log>) -> Self {
-        Self { log, turns: Arc::new(Semaphore::new(limits::READERS)) }
+        Self {
+            log,
+            turns: Arc::new(Semaphore::new(limits::READERS)),
+            replays: Arc::new(Semaphore::new(limits::REPLAYS)),
+        }
+    }
+
+    /// Waits for a turn to read a piece of the log for somebody who is behind. Those turns are fewer than what can be read
+    /// at once, and who had one queues again behind the others: however many replay, what live readers look up (their
+    /// slot of a new header) waits for none of them.
+    pub(crate) async fn replay(&self) -> Turn {
+        // The semaphore is never closed.
+        self.replays.clone().acquire_owned().await.ok()
     }
 
     /// Runs `read` on a thread that may block, when its turn comes.

@@ -172,6 +172,11 @@ impl Ring {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).items.is_empty()
     }
 
+    /// Whether a reader at `from` needs the log.
+    pub(crate) fn is_behind(&self, from: Offset) -> bool {
+        from < self.inner.read().unwrap_or_else(PoisonError::into_inner).first
+    }
+
     /// What a reader at `from` gets next, about `max_bytes` of it.
     pub(crate) fn read(&self, from: Offset, max_bytes: usize) -> Near {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use sealcast_link::{Connection, FrameReader, FrameWriter, LinkError};
 use sealcast_proto::PublicKey;
 use sealcast_proto::frame::{Code, Refusal, Reply, Request};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
 use crate::clock::now_ms;
@@ -65,6 +66,27 @@ pub(crate) struct Stream {
     pub(crate) peer: PublicKey,
     pub(crate) writer: FrameWriter,
     pub(crate) reader: FrameReader,
+    /// One for all of the connection.
+    pub(crate) holding: Arc<Holding>,
+}
+
+/// Places for the streams of a connection that hold much for their reader: without bound, a connection with a thousand
+/// subscriptions that nobody reads would cost a thousand times what one costs.
+pub(crate) struct Holding {
+    live: Semaphore,
+    replays: Semaphore,
+}
+
+impl Holding {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { live: Semaphore::new(limits::HOLDING), replays: Semaphore::new(limits::HOLDING) })
+    }
+
+    /// A place, until it is dropped; those who are behind have their own, so that they hold up none who are not.
+    pub(crate) async fn place(&self, behind: bool) -> Option<SemaphorePermit<'_>> {
+        // They are never closed.
+        if behind { &self.replays } else { &self.live }.acquire().await.ok()
+    }
 }
 
 impl Stream {
@@ -142,6 +164,7 @@ pub(crate) async fn serve(
     shared.metrics.attempt("established");
     drop(stranger);
     tracing::debug!(peer = %peer.short(), agent = control.hello.agent, "connected");
+    let holding = Holding::new();
     let mut told = false;
     let mut asked = false;
     let patience = sleep(limits.first_request);
@@ -159,7 +182,8 @@ pub(crate) async fn serve(
                     Err(_) => return Ok(()),
                 };
                 let held = streams.clone().one_more(&connection);
-                let stream = Stream { shared: shared.clone(), peer, writer, reader };
+                let (shared, holding) = (shared.clone(), holding.clone());
+                let stream = Stream { shared, peer, writer, reader, holding };
                 tokio::spawn(async move {
                     run(stream).await;
                     drop(held);
@@ -254,6 +278,8 @@ async fn end(stream: &mut Stream, ended: Result<(), End>) {
         Err(End::Link(error)) => {
             if matches!(error, LinkError::Stalled) {
                 stream.shared.metrics.stalled();
+                let stall = stream.shared.limits().stall;
+                tracing::info!(peer = %stream.peer.short(), ?stall, "a reader took nothing and was cut off");
             }
             tracing::debug!(peer = %stream.peer.short(), %error, "stream ended");
             stream.writer.reset();

@@ -13,6 +13,8 @@ pub(crate) const CLOSE_DONE: u32 = 0;
 pub(crate) const CLOSE_REFUSED: u32 = 1;
 /// Application code of a stream that was given up before its end.
 pub(crate) const STREAM_ABANDONED: u32 = 0;
+/// Application code of a stream that was given up because its reader took nothing.
+pub(crate) const STREAM_STALLED: u32 = 1;
 
 /// A connection or one of its streams failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,9 @@ pub enum LinkError {
     /// The peer abandoned its half of the stream before the end.
     #[error("the peer gave up the stream")]
     StreamReset,
+    /// The peer gave its half of the stream up because this side did not read.
+    #[error("the peer cut the stream off: nothing was read here for too long")]
+    CutOff,
     /// The peer does not read this stream any more.
     #[error("the peer no longer reads the stream")]
     StreamStopped,
@@ -80,6 +85,7 @@ impl LinkError {
             | Self::Transport(_)
             | Self::Late(_)
             | Self::StreamReset
+            | Self::CutOff
             | Self::StreamStopped
             | Self::StreamClosed
             | Self::Truncated
@@ -125,6 +131,7 @@ fn is_no_alpn(code: TransportErrorCode) -> bool {
 impl From<ReadError> for LinkError {
     fn from(error: ReadError) -> Self {
         match error {
+            ReadError::Reset(code) if code.into_inner() == u64::from(STREAM_STALLED) => Self::CutOff,
             ReadError::Reset(_) => Self::StreamReset,
             ReadError::ConnectionLost(error) => error.into(),
             ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {

@@ -7,13 +7,17 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt};
 use sealcast_proto::frame::{FRAME_HEADER, FrameError, FrameKind, Reply, Request};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
-use crate::error::{LinkError, STREAM_ABANDONED, from_read};
+use crate::error::{LinkError, STREAM_ABANDONED, STREAM_STALLED, from_read};
 
 /// Bytes read ahead of the frame at hand, so that small frames (acknowledgements) do not cost two calls each. Every open
 /// stream holds such a buffer.
 const READ_AHEAD: usize = 2 << 10;
+/// Bytes that a reader must take within a progress deadline, unless it takes all there is: 500 a second at 30 s. A link
+/// that is slower carries no QUIC; a reader that takes a byte now and then would hold its windows for ever.
+const PROGRESS: usize = 16 << 10;
 /// Bytes by which a payload's buffer grows ahead of what has arrived: a peer that announces a large frame and sends
 /// nothing gets no more memory than this.
 const GROWTH: usize = 64 << 10;
@@ -115,16 +119,24 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// As [`FrameWriter::send_all`], with a deadline for progress: when no byte could be written for `stall` the stream is
-    /// reset and the answer is [`LinkError::Stalled`]. A slow peer is served; one that stopped reading is not waited for.
+    /// As [`FrameWriter::send_all`], with a deadline for progress: when within `stall` the peer takes neither 16 KiB nor all
+    /// there is, the stream is reset, which the peer sees as [`LinkError::CutOff`], and the answer is
+    /// [`LinkError::Stalled`]. A slow peer is served; one that stopped reading is not waited for.
     pub async fn send_all_within(&mut self, frames: &mut [Bytes], stall: Duration) -> Result<(), LinkError> {
         let mut rest = frames;
+        let mut deadline = Instant::now() + stall;
+        let mut taken = 0;
         while !rest.is_empty() {
-            let Ok(written) = tokio::time::timeout(stall, self.stream.write_chunks(rest)).await else {
-                self.reset();
+            let Ok(written) = timeout_at(deadline, self.stream.write_chunks(rest)).await else {
+                let _ = self.stream.reset(VarInt::from_u32(STREAM_STALLED));
                 return Err(LinkError::Stalled);
             };
-            rest = rest.get_mut(written?.chunks..).unwrap_or_default();
+            let written = written?;
+            rest = rest.get_mut(written.chunks..).unwrap_or_default();
+            taken += written.bytes;
+            if taken >= PROGRESS {
+                (taken, deadline) = (0, Instant::now() + stall);
+            }
         }
         Ok(())
     }

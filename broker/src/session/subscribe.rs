@@ -1,21 +1,24 @@
 //! A subscription: a cursor over the ring and, behind it, the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sealcast_proto::frame::{Context, From as Begin, HoleReason, Reply, Start, Subscribe};
-use sealcast_proto::object::{Beacon, RosterHead};
+use sealcast_proto::object::RosterHead;
 use sealcast_proto::{Offset, PublicKey, RosterSeq, Signed};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::sleep;
 
 use super::{End, Stream};
 use crate::delivery::{self, Stop, Viewer};
-use crate::handle::{Opened, Topic};
+use crate::handle::{Opened, Sign, Topic};
 use crate::limits;
 use crate::lookup;
 use crate::ops::report::Follower;
 use crate::outgoing::Outgoing;
 use crate::present::Here;
+use crate::reads::Turn;
 use crate::registry::Counted;
 use crate::ring::Near;
 use crate::roster_index::Opening;
@@ -49,6 +52,8 @@ struct Reader<'a> {
     behind: bool,
     /// The roster head sent last, for its time.
     told: Option<Signed<RosterHead>>,
+    /// Signs of life that speak of what was not delivered yet, the newest of each publisher.
+    signs: BTreeMap<PublicKey, Sign>,
     out: Outgoing,
     following: Here<Follower>,
 }
@@ -87,12 +92,15 @@ impl<'a> Reader<'a> {
             until: wish.until_head.then_some(head),
             behind: true,
             told: None,
+            signs: BTreeMap::new(),
             out: Outgoing::default(),
         })
     }
 
     /// Start, roster entries, head, contexts.
     async fn open(&mut self, held: Option<RosterSeq>) -> Result<(), End> {
+        let holding = self.stream.holding.clone();
+        let _place = holding.place(true).await;
         // In a `memory` topic the head is ahead of the log: what is read from the log must be there first.
         self.topic.stored_up_to(self.cursor, self.stream.shared.limits().next_frame).await;
         let start = Start {
@@ -186,11 +194,13 @@ impl<'a> Reader<'a> {
             }
             if self.behind {
                 self.behind = false;
+                self.stream.writer.set_priority(0);
                 self.out.reply(&Reply::AtHead { next_offset: self.cursor, end_of_stream: false });
                 self.flush().await?;
                 // Those that came meanwhile are old.
                 beacons = beacons.resubscribe();
             }
+            self.tell_signs();
             self.flush().await?;
             tokio::select! {
                 changed = visible.changed() => {
@@ -203,10 +213,9 @@ impl<'a> Reader<'a> {
                         return Err(going_away(limits::READ_ONLY_RETRY_MS).into());
                     }
                 }
-                beacon = next_beacon(&mut beacons) => {
-                    let (publisher, beacon) = beacon?;
-                    self.out.reply(&Reply::Beacon(publisher, beacon));
-                    self.flush().await?;
+                sign = next_sign(&mut beacons) => {
+                    let sign = sign?;
+                    self.signs.insert(sign.publisher, sign);
                 }
                 ended = &mut stopped => {
                     ended?;
@@ -216,8 +225,25 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Signs of life, once everything that they can speak of was delivered.
+    fn tell_signs(&mut self) {
+        let Self { signs, out, cursor, .. } = self;
+        signs.retain(|publisher, sign| {
+            let early = sign.after > *cursor;
+            if !early {
+                out.reply(&Reply::Beacon(*publisher, sign.beacon.clone()));
+            }
+            early
+        });
+    }
+
     /// One piece of what lies before the head, and whatever access it changes.
     async fn step(&mut self, head: Offset) -> Result<Stop, End> {
+        let behind = self.topic.ring().is_behind(self.cursor);
+        let holding = self.stream.holding.clone();
+        // Before anything is read: who waits here holds nothing.
+        let _place = holding.place(behind).await;
+        let turn = if behind { self.stream.shared.storage.reads.replay().await } else { None };
         let stop = match self.topic.ring().read(self.cursor, limits::RUN_BYTES) {
             Near::Items(items) if items.is_empty() => {
                 self.cursor = head;
@@ -234,8 +260,11 @@ impl<'a> Reader<'a> {
                     };
                 self.read(deliver).await?
             }
+            // Since it looked.
+            Near::Behind(_) if !behind => Stop::Through,
             Near::Behind(end) => {
                 self.behind = true;
+                self.stream.writer.set_priority(limits::REPLAY_PRIORITY);
                 let (id, end) = (self.topic.id(), end.min(head));
                 let deliver =
                     move |log: &dyn Log, viewer: &Viewer, cursor: &mut Offset, out: &mut Outgoing| {
@@ -244,7 +273,7 @@ impl<'a> Reader<'a> {
                 self.read(deliver).await?
             }
         };
-        self.flush().await?;
+        self.flush_in(turn).await?;
         if stop == Stop::Ask {
             let opened = self.topic.open(self.stream.peer).await?.ok_or_else(not_allowed)?;
             self.viewer = Viewer::new(opened.standing);
@@ -270,6 +299,19 @@ impl<'a> Reader<'a> {
         Ok(stop)
     }
 
+    /// Writes what was read in `turn`, which goes to the next one if this takes long.
+    async fn flush_in(&mut self, turn: Turn) -> Result<(), End> {
+        let flush = self.flush();
+        tokio::pin!(flush);
+        tokio::select! {
+            biased;
+            flushed = &mut flush => return flushed,
+            () = sleep(limits::REPLAY_TURN), if turn.is_some() => {}
+        }
+        drop(turn);
+        flush.await
+    }
+
     async fn flush(&mut self) -> Result<(), End> {
         if self.out.is_empty() {
             // It may have passed what is not for it.
@@ -285,13 +327,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The next beacon; those missed are not missed by anyone.
-async fn next_beacon(
-    beacons: &mut broadcast::Receiver<(PublicKey, Signed<Beacon>)>,
-) -> Result<(PublicKey, Signed<Beacon>), End> {
+/// The next sign of life; those missed are not missed by anyone.
+async fn next_sign(beacons: &mut broadcast::Receiver<Sign>) -> Result<Sign, End> {
     loop {
         match beacons.recv().await {
-            Ok(beacon) => return Ok(beacon),
+            Ok(sign) => return Ok(sign),
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => {
                 return Err(going_away(limits::READ_ONLY_RETRY_MS).into());

@@ -66,6 +66,8 @@ impl Watch<'_> {
     /// Everything as of now: entries, head, prekeys, where every publisher stands.
     async fn catch_up(&mut self) -> Result<(), End> {
         let from = self.from;
+        let holding = self.stream.holding.clone();
+        let _place = holding.place(true).await;
         self.topic.stored_up_to(from, self.stream.shared.limits().next_frame).await;
         self.rosters().await?;
         let id = self.topic.id();
@@ -143,8 +145,8 @@ impl Watch<'_> {
                 },
                 beacon = beacons.recv() => {
                     // Those missed are not missed by anyone.
-                    if let Ok((publisher, beacon)) = beacon {
-                        self.send(&Reply::Beacon(publisher, beacon)).await?;
+                    if let Ok(sign) = beacon {
+                        self.send(&Reply::Beacon(sign.publisher, sign.beacon)).await?;
                     }
                 }
                 ended = &mut stopped => {

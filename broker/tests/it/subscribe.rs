@@ -274,7 +274,7 @@ async fn a_reader_that_stops_reading_is_cut_off_and_holds_nobody_up() {
             other => break other,
         }
     };
-    assert_eq!(ended, Err(LinkError::StreamReset));
+    assert_eq!(ended, Err(LinkError::CutOff));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -407,4 +407,105 @@ async fn strangers_and_unknown_topics_get_the_same_answer() {
     }
     assert_eq!(answers[0], answers[1]);
     assert_eq!(answers[0].code, Code::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beacon_never_overtakes_what_it_speaks_of() {
+    let world = World::new().await;
+    let (topic, admin, _owner) = world.topic(MEMBERS).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[]).await;
+    let reader = world.client(3).await;
+    let mut sub = reader.subscribe(topic, From::Latest, None).await;
+    sub.until_head().await;
+    let mut told = 0;
+    for n in 0..100_u8 {
+        // The beacon is here while the batch waits for the disk.
+        pipe.record(batch_record(&hand.batch(&[n; 40]))).await;
+        pipe.send(Request::Beacon(hand.beacon(&admin.roster))).await;
+        let before = sub.until(|reply| matches!(reply, Reply::Record(..))).await;
+        for reply in before {
+            let Reply::Beacon(_, beacon) = reply else { continue };
+            assert!(beacon.peek().unwrap().next_batch_no.0 <= u64::from(n), "batch {n} had not come yet");
+            told += 1;
+        }
+        pipe.ack().await;
+    }
+    assert!(told > 0, "beacons came");
+}
+
+/// Everything a subscription was sent, ciphertext by ciphertext, until `count` came.
+async fn read_count(pipe: &mut Pipe, count: usize) -> Vec<Bytes> {
+    let mut out = vec![];
+    while out.len() < count {
+        if let Reply::Record(_, record) = pipe.next().await {
+            out.push(Reply::batch(record).unwrap().ciphertext().0.clone());
+        }
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_stalled_readers_of_twenty_five_cost_the_others_nothing_and_resume_where_they_were() {
+    let limits = Limits { stall: Duration::from_secs(3), ..Limits::default() };
+    let world = World::with(limits).await;
+    let members: Vec<(u8, Role)> =
+        std::iter::once((2, Role::Publisher)).chain((10..35).map(|n| (n, Role::Reader))).collect();
+    let (topic, admin, _owner) = world.topic(&members).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[]).await;
+    let mut readers = vec![];
+    for n in 10..35 {
+        let reader = world.client(n).await;
+        let mut sub = reader.subscribe(topic, From::Latest, None).await;
+        sub.until_head().await;
+        readers.push((reader, sub));
+    }
+    let mut stalled = readers.split_off(20);
+    // More than a stream's window (4 MiB): the five are stuck long before the end.
+    let count = 40_usize;
+    let feed = async {
+        for n in 0..count {
+            pipe.batch(&mut hand, &vec![n as u8; 256 << 10]).await;
+        }
+    };
+    let live = async {
+        for (_, sub) in &mut readers {
+            let got = read_count(sub, count).await;
+            assert!(got.iter().enumerate().all(|(n, ciphertext)| ciphertext[0] == n as u8));
+        }
+    };
+    soon(async { tokio::join!(feed, live) }).await;
+
+    // Cut off, and told why. Whatever arrived before that was read by nobody.
+    for (_, sub) in &mut stalled {
+        assert_eq!(soon(sub.writer.stopped()).await, Err(LinkError::StreamStopped));
+    }
+    // Each goes on from where it stands: from its own cursor, which here is the beginning.
+    for (reader, mut sub) in stalled {
+        let mut had = 0;
+        let mut next = None;
+        let ended = loop {
+            match sub.maybe().await {
+                Ok(Some(Reply::Record(offset, _))) => {
+                    had += 1;
+                    next = offset.next();
+                }
+                Ok(Some(_)) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(ended, Err(LinkError::CutOff));
+        assert!(had < count, "it was stalled");
+        let from = next.map_or(From::Earliest, From::Offset);
+        let mut again = reader.subscribe(topic, from, None).await;
+        let rest = read_count(&mut again, count - had).await;
+        assert!(rest.iter().zip(had..).all(|(ciphertext, n)| ciphertext[0] == n as u8));
+        pipe.batch(&mut hand, b"and then live").await;
+        read_count(&mut again, 1).await;
+        // The others get it too; nothing is left over for the next round.
+        for (_, sub) in &mut readers {
+            read_count(sub, 1).await;
+        }
+    }
 }

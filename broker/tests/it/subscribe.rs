@@ -9,7 +9,7 @@ use sealcast_proto::roster::{Op, Role, RosterChain};
 use sealcast_proto::{Offset, RosterSeq};
 
 use crate::hand::{batch_record, genesis, key};
-use crate::world::{World, ciphertexts, entries, epochs, soon};
+use crate::world::{Pipe, World, ciphertexts, entries, epochs, soon};
 
 const MEMBERS: &[(u8, Role)] =
     &[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader), (5, Role::Publisher)];

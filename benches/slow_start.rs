@@ -1,0 +1,84 @@
+//! What a subscriber that replays a gibibyte costs those who are live, and how fast it is.
+//!
+//! `cargo bench --bench slow_start [-- ROUNDS]`. The topic's log holds 1 GiB. One publisher at a steady rate, ten live
+//! readers; in each round a run without and a run with one more, a process of its own at the lowest priority (on two cores its
+//! decryption would otherwise take the processor that the others are measured on) that verifies and opens all of it.
+
+mod scene;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use scene::{Broker, Feed, load, percentile, rounds, spread};
+
+const LIVE: usize = 10;
+const RUN: Duration = Duration::from_secs(2);
+const STORED: usize = 1 << 30;
+
+#[tokio::main]
+async fn main() {
+    let rounds = rounds(5);
+    let broker = Broker::start(&[]);
+    let identity = broker.path("replayer");
+    let sealcast = env!("CARGO_BIN_EXE_sealcast");
+    let made = Command::new(sealcast).args(["keygen", "-o"]).arg(&identity).status().expect("a key");
+    assert!(made.success());
+    let key = Command::new(sealcast).args(["keygen", "-y"]).arg(&identity).output().expect("a key").stdout;
+    let key = String::from_utf8(key).expect("text").trim().parse().expect("a key");
+    let mut feed = Feed::new(&broker, LIVE, &[key]).await;
+    for _ in 0..16 {
+        feed.burst(STORED / 16).await;
+    }
+    println!("load before: {}", load());
+    println!("round  p99 without  p99 with a replay  (µs)   replay, MiB/s");
+    let (mut ratios, mut speeds, mut alone) = (vec![], vec![], vec![]);
+    for round in 0..rounds {
+        let quiet = percentile(&feed.steady(RUN).await, 0.99) as f64;
+        let again = percentile(&feed.steady(RUN).await, 0.99) as f64;
+        let link = feed.link.to_string();
+        let begun = Instant::now();
+        let state = broker.path(&format!("state-{round}"));
+        let mut replay: Child = Command::new("nice")
+            .args([
+                "-n",
+                "19",
+                sealcast,
+                "sub",
+                &link,
+                "--from",
+                "earliest",
+                "--exit-at-end",
+                "-o",
+                "/dev/null",
+            ])
+            .arg("-i")
+            .arg(&identity)
+            .arg("--state")
+            .arg(state)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("nice runs");
+        let mut latencies = vec![];
+        let seconds = loop {
+            latencies.extend(feed.steady(RUN / 4).await);
+            if let Some(status) = replay.try_wait().expect("its status") {
+                assert!(status.success() || status.code() == Some(0), "{status}");
+                break begun.elapsed().as_secs_f64();
+            }
+        };
+        latencies.sort_unstable();
+        let busy = percentile(&latencies, 0.99) as f64;
+        let speed = (STORED >> 20) as f64 / seconds;
+        println!("{round:>5}  {quiet:>11}  {busy:>17}  {speed:>20.0}");
+        alone.push(again / quiet);
+        ratios.push(busy / ((quiet + again) / 2.0));
+        speeds.push(speed);
+    }
+    println!("\nmedian (least–greatest) of {rounds} rounds");
+    println!("p99 beside itself     {}", spread(&alone));
+    println!("p99 with a replay     {}   (target: at most 1.5)", spread(&ratios));
+    println!("replay, MiB/s         {}", spread(&speeds));
+    println!("broker's memory, MiB  {}", broker.resident() / 1024);
+    println!("load after: {}", load());
+}

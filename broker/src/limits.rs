@@ -74,8 +74,8 @@ pub const MEMBERS_PAGE: usize = 4_096;
 pub struct Limits {
     /// From a connection's first packet to its proven key. A client that lost two packets needs 3 s.
     pub handshake: Duration,
-    /// Handshakes begun a second, a count; further ones are refused without any work, and 0 is no limit. Each costs some
-    /// 0.5 ms: more would leave a small machine no time for those who are connected.
+    /// Handshakes begun a second, a count; further ones are refused without any work, and 0 is no limit. Each costs a
+    /// signature and an ML-KEM exchange, some 0.2 ms: this many leave most of a core to those who are connected.
     pub handshakes_per_second: u32,
     /// Handshakes under way at once, a count; further ones are refused.
     pub handshakes: usize,

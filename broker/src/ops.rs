@@ -12,6 +12,7 @@
 mod http;
 pub(crate) mod metrics;
 pub(crate) mod report;
+mod socket;
 mod status;
 
 pub use self::metrics::{METRICS, Metric};

@@ -1,6 +1,6 @@
 //! `sealcast broker`: the broker of `sealcast-broker`, for one's own machine.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 
@@ -8,13 +8,25 @@ use super::failure::Failure;
 ///
 /// On a host that nobody should have to trust, install `sealcast-broker` alone: it links nothing that opens an envelope.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Broker {
+    #[command(subcommand)]
+    job: Option<Job>,
     #[command(flatten)]
     args: sealcast_broker::cli::Args,
 }
 
+#[derive(Debug, Subcommand)]
+enum Job {
+    /// Check the settings, and print those in force and where each comes from
+    Check(sealcast_broker::cli::Args),
+}
+
 impl Broker {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        Ok(sealcast_broker::cli::run(self.args).await?)
+        match self.job {
+            Some(Job::Check(args)) => Ok(sealcast_broker::cli::check(&args)?),
+            None => Ok(sealcast_broker::cli::run(self.args).await?),
+        }
     }
 }

@@ -26,6 +26,8 @@ mod e2e;
 mod network;
 // The same where a cable is pulled and an address changes, with network namespaces.
 mod namespaces;
+// Running a broker: the page for operators word for word, limits that clients wait at, what logs and metrics never hold.
+mod operations;
 // The broker's whole disk in the hands of members and former members.
 mod whole_log;
 // A broker that does what a test tells it to.

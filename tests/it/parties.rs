@@ -147,15 +147,23 @@ impl Drop for Party {
 pub(crate) struct Broker {
     process: Option<Party>,
     listen: String,
+    /// Its settings beside these.
+    settings: Vec<String>,
     data: PathBuf,
     pub(crate) link: String,
 }
 
 impl Broker {
     pub(crate) fn start(world: &World) -> Self {
+        Self::with(world, &[])
+    }
+
+    /// With these flags.
+    pub(crate) fn with(world: &World, settings: &[&str]) -> Self {
         let mut broker = Self {
             process: None,
             listen: "127.0.0.1:0".into(),
+            settings: settings.iter().map(|flag| (*flag).into()).collect(),
             data: world.path("data"),
             link: String::new(),
         };
@@ -167,17 +175,32 @@ impl Broker {
 
     /// Starts it (again), on the same address and directory.
     pub(crate) fn restart(&mut self, world: &World) {
-        let command = world.command([
+        let mut command = world.command([
             OsStr::new("broker"),
             OsStr::new("--listen"),
             OsStr::new(&self.listen),
             OsStr::new("--data"),
             self.data.as_os_str(),
         ]);
+        command.args(&self.settings);
         let mut process = Party::start(command);
         // Its link is the one line of data it prints, once it listens.
         self.link = process.wrote_line();
         self.process = Some(process);
+    }
+
+    /// See [`Party::says`].
+    pub(crate) fn says(&mut self, text: &str) -> String {
+        self.process.as_mut().expect("it runs").says(text)
+    }
+
+    /// Stops it in an orderly way. Returns all it said.
+    pub(crate) fn last_words(&mut self) -> Vec<String> {
+        let process = self.process.take().expect("it runs");
+        process.signal("-TERM");
+        let (status, _, said) = process.end();
+        assert!(status.success(), "{said:#?}");
+        said
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -191,9 +214,7 @@ impl Broker {
 
     /// Stops it in an orderly way.
     pub(crate) fn stop(&mut self) {
-        let process = self.process.take().expect("it runs");
-        process.signal("-TERM");
-        process.ok();
+        self.last_words();
     }
 }
 
@@ -207,8 +228,13 @@ pub(crate) struct Feed {
 impl Feed {
     /// A topic whose readers are `readers` (identity files of these names are made).
     pub(crate) fn new(readers: &[&str]) -> Self {
+        Self::with(readers, &[])
+    }
+
+    /// The same, at a broker with these flags.
+    pub(crate) fn with(readers: &[&str], settings: &[&str]) -> Self {
         let world = World::new();
-        let broker = Broker::start(&world);
+        let broker = Broker::with(&world, settings);
         let (owner, _) = world.identity("owner");
         let mut args: Vec<OsString> =
             ["topic", "create", "prices", "--broker", &broker.link, "-i"].map(Into::into).into();
@@ -233,11 +259,16 @@ impl Feed {
 
     /// `sub` as `name`, which has said that it is subscribed.
     pub(crate) fn sub(&self, name: &str, args: &[&str]) -> Party {
-        let mut all = vec!["sub", &self.link];
-        all.extend(args);
-        let mut party = Party::start(self.with_state(name, &all));
+        let mut party = self.begin_sub(name, args);
         party.says("subscribed at offset");
         party
+    }
+
+    /// `sub` as `name`, which may have to wait.
+    pub(crate) fn begin_sub(&self, name: &str, args: &[&str]) -> Party {
+        let mut all = vec!["sub", &self.link];
+        all.extend(args);
+        Party::start(self.with_state(name, &all))
     }
 
     /// `pub` as `name`.

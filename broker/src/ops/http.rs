@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::report;
+use super::socket::Bounded;
 use crate::shared::Shared;
 
 /// A running operations listener; it ends with this.
@@ -40,7 +41,7 @@ impl Ops {
         let view = Arc::new(View { broker: RwLock::new(None), local_names_only: local.ip().is_loopback() });
         let app = router(view.clone());
         let serving = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
+            if let Err(error) = axum::serve(Bounded::new(listener), app).await {
                 tracing::error!(%error, "the operations listener ended");
             }
         });
@@ -86,7 +87,10 @@ async fn local_names(State(view): State<Arc<View>>, request: Request, next: Next
     if view.local_names_only && !is_local(request.headers()) {
         return (StatusCode::FORBIDDEN, "ask for localhost or an address\n").into_response();
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    // Places are few.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn is_local(headers: &HeaderMap) -> bool {
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn names_that_a_web_page_could_choose_are_refused() {
         let from = |host: &'static str| {
-            let headers = HeaderMap::from_iter([(HOST, axum::http::HeaderValue::from_static(host))]);
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
             is_local(&headers)
         };
         for local in ["localhost", "localhost:7444", "127.0.0.1:7444", "127.0.0.1", "[::1]:7444"] {

@@ -17,6 +17,8 @@ mod hostile;
 mod limits;
 /// Health, metrics, topics: what operators see.
 mod ops;
+/// What the page for operators says of settings and metrics.
+mod page;
 /// The program: its link, its signals, its errors.
 mod process;
 /// Records in, answers out: order, repeats, the fence, tables.

@@ -34,6 +34,8 @@ fn ops(feed: &mut Feed) -> SocketAddr {
 #[test]
 fn the_page_for_operators_works_word_for_word() {
     let world = World::new();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("the page");
     let blocks: Vec<_> = page
         .split("```sh\n")
         .skip(1)

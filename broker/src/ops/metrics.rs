@@ -109,7 +109,7 @@ pub const METRICS: &[Metric] = &[
         "sealcast_records_total",
         "Records taken, a count; a record is a batch of messages, a header or a roster entry.",
     ),
-    counter("sealcast_record_bytes_total", "Their bytes."),
+    counter("sealcast_record_bytes_total", "Bytes of the batches among them."),
     counter("sealcast_delivered_bytes_total", "Bytes delivered to subscribers, frames included."),
     counter("sealcast_commit_groups_total", "Groups written to the log, a count; each is one fsync."),
     counter("sealcast_commit_submissions_total", "Submissions in them, a count."),

@@ -51,6 +51,10 @@
 //!
 //! The protocol stands in `docs/protocol.md`, the house in `docs/architecture.md`.
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod key_text;
+
 pub use sealcast_envelope::{Message, MessageError};
 pub use sealcast_link::{ConnectError, LinkOptions};
 pub use sealcast_proto::frame::Level;

@@ -3,3 +3,4 @@
 pub use crate::fork::Remembered;
 pub use crate::marks::{Marks, MarksError, Position};
 pub use crate::outbox::{Effect, EpochWork, Input, Outbox};
+pub use crate::saved_admin::AdminMarks;

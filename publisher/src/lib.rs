@@ -26,6 +26,7 @@ pub mod internals;
 mod marks;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outbox;
+#[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod saved_admin;
 mod session;
 mod standstill;

@@ -10,10 +10,10 @@ use crate::marks::MarksError;
 
 /// What an admin remembers.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct AdminMarks {
-    pub(crate) mark: Option<Remembered>,
+pub struct AdminMarks {
+    pub mark: Option<Remembered>,
     /// Signed, saved, perhaps sent: it is sent again verbatim, because nothing is signed twice under one number.
-    pub(crate) pending: Option<EntryBundle>,
+    pub pending: Option<EntryBundle>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -29,7 +29,7 @@ struct Saved {
 }
 
 impl AdminMarks {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut saved = Saved { pending: self.pending.as_ref().map(EntryBundle::encode), ..Saved::default() };
         if let Some(mark) = &self.mark {
             (saved.seq, saved.hash, saved.entry) = (mark.seq.0, mark.hash.0.to_vec(), mark.record.clone());
@@ -37,7 +37,7 @@ impl AdminMarks {
         saved.encode_to_vec()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, MarksError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, MarksError> {
         let saved = Saved::decode(bytes).map_err(|_| MarksError)?;
         let mark = match saved.hash.as_slice() {
             [] => None,

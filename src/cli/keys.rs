@@ -1,4 +1,4 @@
-//! Keys as people keep them: identity files, OpenSSH keys, lists of members.
+//! Where keys come from: files that nobody else may read, and the command line. What stands in them: `sealcast::key_text`.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -6,16 +6,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use sealcast::key_text::{self, NotAKey, SECRET_PREFIX};
 use sealcast_proto::{Identity, PublicKey};
-use ssh_key::private::KeypairData;
 use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
 
 /// An identity file, bytes: a key is under 1 KiB, comments are short.
 const MAX_IDENTITY_FILE: u64 = 64 << 10;
-const SECRET_PREFIX: &str = "SEAL-SECRET-KEY-1";
-const OPENSSH_PRIVATE: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 
 /// Who acts.
 #[derive(Debug, Args)]
@@ -81,7 +79,8 @@ pub(crate) fn public_keys(texts: &[String]) -> Result<Vec<PublicKey>, Failure> {
         // An ssh key's comment may hold a comma; a seal1 key never does.
         let parts: Vec<&str> = if text.starts_with("ssh-") { vec![text] } else { text.split(',').collect() };
         for part in parts {
-            keys.push(public_key(part).map_err(|why| why.on("the command line"))?);
+            let key = key_text::public_key(part);
+            keys.push(key.map_err(|not| NotAKey { why: format!("the command line: {}", not.why), ..not })?);
         }
     }
     Ok(keys)
@@ -97,36 +96,7 @@ pub(crate) fn read_identity(path: &Path) -> Result<Identity, Failure> {
             ));
     }
     let text = read_private_file(path)?;
-    let name = path.display();
-    if text.trim_start().starts_with("-----BEGIN") {
-        return read_openssh(&text, &name.to_string());
-    }
-    let mut found = None;
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if public_key(line).is_ok() {
-            return Err(Failure::usage(format!("{name} holds a public key; the private one is needed"))
-                .hint(
-                    "name the file that `sealcast keygen -o` made, or an OpenSSH private key (without .pub)",
-                ));
-        }
-        let identity = line.parse::<Identity>().map_err(|error| {
-            Failure::usage(format!("{name}, line {number}: {error}"))
-                .hint(format!("an identity file has one line {SECRET_PREFIX}… and comments (#)"))
-        })?;
-        if found.replace(identity).is_some() {
-            return Err(Failure::usage(format!("{name} holds more than one secret key"))
-                .hint("one identity a file: split it"));
-        }
-    }
-    found.ok_or_else(|| {
-        Failure::usage(format!("{name} holds no secret key")).hint(format!(
-            "an identity file has one line {SECRET_PREFIX}…; `sealcast keygen -o FILE` makes one"
-        ))
-    })
+    Ok(key_text::identity(&text, &path.display().to_string())?)
 }
 
 fn read_private_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
@@ -174,83 +144,6 @@ fn refuse_exposed(_path: &Path, _metadata: &Metadata) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_openssh(text: &str, name: &str) -> Result<Identity, Failure> {
-    const KINDS: &str =
-        "an identity from `sealcast keygen`, or an OpenSSH ed25519 key without a passphrase, will do";
-    if !text.trim_start().starts_with(OPENSSH_PRIVATE) {
-        return Err(Failure::usage(format!("{name} is not an OpenSSH private key")).hint(KINDS));
-    }
-    let key = ssh_key::PrivateKey::from_openssh(text.trim())
-        .map_err(|error| Failure::usage(format!("{name}: {error}")).hint(KINDS))?;
-    match key.key_data() {
-        KeypairData::Ed25519(pair) => {
-            let seed = Zeroizing::new(pair.private.to_bytes());
-            Ok(Identity::from_seed(&seed))
-        }
-        KeypairData::Encrypted(_) => Err(Failure::usage(format!("{name} is protected by a passphrase"))
-            .hint(
-                "make a key for sealcast alone: `sealcast keygen -o FILE`, or `ssh-keygen -t ed25519 -N ''`",
-            )),
-        KeypairData::SkEd25519(_) => {
-            Err(Failure::usage(format!("{name} stands for a hardware key, which cannot unwrap")).hint(KINDS))
-        }
-        _ => {
-            Err(Failure::usage(format!("{name} is an {} key; only ed25519 will do", key.algorithm()))
-                .hint(KINDS))
-        }
-    }
-}
-
-/// Why a text is no public key.
-struct NotAKey {
-    why: String,
-    hint: &'static str,
-}
-
-impl NotAKey {
-    fn on(self, place: impl std::fmt::Display) -> Failure {
-        Failure::usage(format!("{place}: {}", self.why)).hint(self.hint)
-    }
-}
-
-fn public_key(text: &str) -> Result<PublicKey, NotAKey> {
-    const KINDS: &str =
-        "a public key is seal1… (`sealcast keygen -y FILE`) or, in quotes, 'ssh-ed25519 AAAA…'";
-    let text = text.trim();
-    let not = |why: String| NotAKey { why, hint: KINDS };
-    if text.starts_with("sealcast://") {
-        return Err(NotAKey {
-            why: "a link stands where a key belongs".into(),
-            hint: "put the link before -r",
-        });
-    }
-    if text.to_ascii_uppercase().starts_with(SECRET_PREFIX) {
-        return Err(NotAKey {
-            why: "a secret key stands where a public one belongs".into(),
-            hint: "never hand it out; `sealcast keygen -y FILE` prints its public key",
-        });
-    }
-    if !text.starts_with("ssh-") && !text.starts_with("sk-") && !text.starts_with("ecdsa-") {
-        return text.parse().map_err(|error| not(format!("{:?} is {error}", shortened(text))));
-    }
-    let key = ssh_key::PublicKey::from_openssh(text)
-        .map_err(|error| not(format!("{:?} is no OpenSSH public key: {error}", shortened(text))))?;
-    match key.key_data() {
-        ssh_key::public::KeyData::Ed25519(key) => {
-            PublicKey::from_bytes(&key.0).map_err(|error| not(format!("{:?}: {error}", shortened(text))))
-        }
-        _ => Err(not(format!("an {} key cannot be a member; only ed25519 can", key.algorithm()))),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(24).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
-}
-
 fn read_members(path: &Path) -> Result<Vec<PublicKey>, Failure> {
     let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
     let text =
@@ -259,11 +152,11 @@ fn read_members(path: &Path) -> Result<Vec<PublicKey>, Failure> {
         Failure::new(Exit::Usage, format!("cannot read members from {name}: {error}"))
             .hint("-R takes a file of public keys, one a line; - is standard input")
     })?;
-    let lines =
-        (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with('#'));
-    lines
-        .map(|(number, line): (usize, &str)| {
-            public_key(line).map_err(|why| why.on(format_args!("{name}, line {number}")))
-        })
-        .collect()
+    Ok(key_text::members(&text, &name)?)
+}
+
+impl From<NotAKey> for Failure {
+    fn from(not: NotAKey) -> Self {
+        Self::usage(not.why).hint(not.hint)
+    }
 }

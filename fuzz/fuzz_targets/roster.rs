@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    sealcast_fuzz_targets::roster::TARGET.check(data);
+});

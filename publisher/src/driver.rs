@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sealcast_envelope::NewEpoch;
 use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, RequestError};
 use sealcast_proto::frame::{Reply, Request, TABLE_FRAME_SLOTS};
-use sealcast_proto::{Hash, Identity, TopicId, limits};
+use sealcast_proto::{Epoch, Hash, Identity, TopicId, limits};
 use sealcast_state::{RoleState, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -68,6 +68,8 @@ pub(crate) struct Driver {
 
 type Waiting = (oneshot::Sender<Result<Receipt, PublishError>>, OwnedSemaphorePermit);
 type Uploaded = Result<(), RequestError>;
+/// Which header the saved marks know of.
+type Saved = Result<Option<Epoch>, PublishError>;
 type Reopened = Result<(Connection, Session, Input), PublishError>;
 
 /// What is under way besides the streams. At most one of each.
@@ -75,7 +77,7 @@ type Reopened = Result<(Connection, Session, Input), PublishError>;
 struct Tasks {
     build: Option<JoinHandle<Result<NewEpoch, String>>>,
     upload: Option<JoinHandle<Uploaded>>,
-    save: Option<JoinHandle<Result<(), PublishError>>>,
+    save: Option<JoinHandle<Saved>>,
     reopen: Option<JoinHandle<Reopened>>,
     /// What the next session's watch says before it is at the head.
     catching_up: Option<mpsc::Receiver<Input>>,
@@ -135,7 +137,7 @@ enum Woken {
     Writable(bool),
     Built(Result<NewEpoch, String>),
     Uploaded(Uploaded),
-    Saved(Result<(), PublishError>),
+    Saved(Saved),
     CatchingUp(Option<Input>),
     Reopened(Box<Reopened>),
     Tick,
@@ -154,7 +156,9 @@ impl Driver {
         let mut closing = None;
         let outcome = self.drive(connection, session, &mut waiting, &mut tasks, &mut closing).await;
         let mut saved = match tasks.save.take() {
-            Some(save) => save.await.unwrap_or_else(|error| Err(PublishError::Seal(error.to_string()))),
+            Some(save) => {
+                save.await.unwrap_or_else(|error| Err(PublishError::Seal(error.to_string()))).map(drop)
+            }
             None => Ok(()),
         };
         if let Some(marks) = self.outbox.unsaved_marks().or(tasks.save_next.take()) {
@@ -305,8 +309,9 @@ impl Driver {
                     todo.push_back(Input::Lost);
                 }
                 Woken::Saved(result) => {
-                    if let Err(error) = result {
-                        return Outcome::Failed(error);
+                    match result {
+                        Ok(header) => todo.extend(header.map(Input::Saved)),
+                        Err(error) => return Outcome::Failed(error),
                     }
                     tasks.save = tasks.save_next.take().map(|marks| self.start_save_task(marks));
                 }
@@ -379,8 +384,10 @@ impl Driver {
         }
     }
 
-    fn start_save_task(&self, marks: Marks) -> JoinHandle<Result<(), PublishError>> {
-        tokio::spawn(self.start_save(marks))
+    fn start_save_task(&self, marks: Marks) -> JoinHandle<Saved> {
+        let header = marks.coming.map(|(epoch, _)| epoch);
+        let save = self.start_save(marks);
+        tokio::spawn(async move { save.await.map(|()| header) })
     }
 
     fn start_save(&self, marks: Marks) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {

@@ -35,6 +35,9 @@ pub struct Marks {
     pub position: Option<Position>,
     /// The number the next message gets.
     pub next_seq: Seq,
+    /// The newest header sent, and the number after the last message sealed before it. A broker that shows that header
+    /// and no batch under it shows no number: this one goes on.
+    pub coming: Option<(Epoch, Seq)>,
     /// The highest prekey id seen of each member.
     pub prekeys: HashMap<PublicKey, u32>,
 }
@@ -59,6 +62,10 @@ struct Saved {
     prekeys: Vec<SavedPrekey>,
     #[prost(bytes = "bytes", tag = "9")]
     roster_entry: Bytes,
+    #[prost(uint64, tag = "10")]
+    coming_epoch: u64,
+    #[prost(uint64, tag = "11")]
+    coming_seq: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -84,6 +91,7 @@ impl Marks {
             saved.batches = position.batches;
             saved.last_hash = position.last_hash.0.to_vec();
         }
+        (saved.coming_epoch, saved.coming_seq) = self.coming.map_or((0, 0), |(epoch, seq)| (epoch.0, seq.0));
         saved.prekeys = self
             .prekeys
             .iter()
@@ -118,7 +126,10 @@ impl Marks {
             .iter()
             .map(|prekey| Ok((PublicKey::from_bytes(&prekey.owner).map_err(|_| MarksError)?, prekey.id)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { roster, position, next_seq: Seq(saved.next_seq), prekeys })
+        // No epoch has number 0.
+        let coming =
+            Some((Epoch(saved.coming_epoch), Seq(saved.coming_seq))).filter(|(epoch, _)| epoch.0 > 0);
+        Ok(Self { roster, position, next_seq: Seq(saved.next_seq), coming, prekeys })
     }
 }
 
@@ -142,6 +153,7 @@ mod tests {
                 last_hash: Hash([3; 32]),
             }),
             next_seq: Seq(44),
+            coming: Some((Epoch(10), Seq(45))),
             prekeys: HashMap::from([(Identity::from_seed(&[1; 32]).public(), 5)]),
         };
         assert_eq!(Marks::decode(&marks.encode()), Ok(marks));

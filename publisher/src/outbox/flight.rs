@@ -49,9 +49,9 @@ impl Outbox {
     /// The first record in flight that this connection has not carried yet.
     pub(super) fn next_unsent(&self) -> Option<usize> {
         let at = self.flight.iter().position(|flight| !flight.sent)?;
-        // A header follows its table.
+        // A header follows its table, and what the marks say of it.
         let waits =
-            self.flight.get(at).is_some_and(|flight| flight.batch.is_none()) && self.next.awaits_table();
+            self.flight.get(at).is_some_and(|flight| flight.batch.is_none()) && self.next.holds_header_back();
         (!waits).then_some(at)
     }
 

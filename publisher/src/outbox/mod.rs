@@ -6,7 +6,7 @@
 //!                       ▲                                                  │
 //!                       └────────────── Refused: sealed anew ◄─────────────┘
 //!
-//! rotation:  wanted → BuildEpoch → EpochBuilt → UploadTable → TableStored → header in flight → Acked → sealing under it
+//! rotation:  wanted → BuildEpoch → EpochBuilt → UploadTable → TableStored → Save → header in flight → Acked → sealing under it
 //! ```
 //!
 //! * What is in flight is kept as bytes and sent again verbatim after a reconnect; nothing is sealed or signed twice
@@ -89,6 +89,8 @@ pub enum Input {
     EpochBuilt(Box<NewEpoch>),
     /// It could not be built.
     EpochFailed(String),
+    /// Marks were saved that know of this header ([`Marks::coming`]).
+    Saved(Epoch),
     /// The slot table is at the broker.
     TableStored,
     /// The slot table was refused.
@@ -109,7 +111,7 @@ pub enum Effect {
     Write(Bytes),
     /// A message was acknowledged.
     Resolve { token: u64, receipt: Receipt },
-    /// Save the marks.
+    /// Save the marks; then [`Input::Saved`], if they name a header.
     Save(Marks),
     /// Drop the connection and connect again after this long.
     Reconnect { after_ms: u64 },
@@ -354,6 +356,10 @@ impl Outbox {
                 Ok(())
             }
             Input::EpochFailed(why) => Err(PublishError::Seal(why)),
+            Input::Saved(epoch) => {
+                self.next.marks_saved(epoch);
+                Ok(())
+            }
             Input::TableStored => {
                 self.table_stored();
                 Ok(())

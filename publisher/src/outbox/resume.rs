@@ -98,7 +98,9 @@ impl Outbox {
         }
         // The mark, extended along what verifies under our own header.
         self.accepted = Some(shown.position);
-        self.next_seq = self.next_seq.max(shown.end_seq.unwrap_or_default());
+        let before =
+            self.marks.coming.filter(|(epoch, _)| *epoch == shown.position.epoch).map(|(_, seq)| seq);
+        self.next_seq = self.next_seq.max(shown.end_seq.or(before).unwrap_or_default());
         self.marks.position = self.accepted;
         self.marks.next_seq = self.next_seq;
         self.marks_dirty = true;

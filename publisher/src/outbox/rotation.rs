@@ -36,6 +36,8 @@ pub(super) enum Next {
         keks: KekChange,
         table: Table,
         table_stored: bool,
+        /// Whether the marks on the disk know of it.
+        marked: bool,
     },
 }
 
@@ -89,17 +91,24 @@ impl Next {
         matches!(self, Self::HeaderSent { .. })
     }
 
-    /// Whether the header in flight has to wait for its table.
-    pub(super) fn awaits_table(&self) -> bool {
-        matches!(self, Self::HeaderSent { table_stored: false, .. })
+    /// Whether the header in flight has to wait: for its table, or for the marks.
+    pub(super) fn holds_header_back(&self) -> bool {
+        matches!(self, Self::HeaderSent { table_stored, marked, .. } if !(*table_stored && *marked))
+    }
+
+    /// The marks on the disk know of the header with this number.
+    pub(super) fn marks_saved(&mut self, epoch: Epoch) {
+        if let Self::HeaderSent { sender, marked, .. } = self {
+            *marked |= sender.epoch() == epoch;
+        }
     }
 
     /// A broker keeps no table for a connection that went before the header came.
     pub(super) fn connection_lost(&mut self) {
         *self = match std::mem::replace(self, Self::None) {
             Self::Ready { build, epoch } => Self::Uploading { build, epoch },
-            Self::HeaderSent { build, sender, keks, table, .. } => {
-                Self::HeaderSent { build, sender, keks, table, table_stored: false }
+            Self::HeaderSent { build, sender, keks, table, marked, .. } => {
+                Self::HeaderSent { build, sender, keks, table, table_stored: false, marked }
             }
             other => other,
         };
@@ -271,8 +280,8 @@ impl Outbox {
     pub(super) fn table_stored(&mut self) {
         self.next = match std::mem::replace(&mut self.next, Next::None) {
             Next::Uploading { build, epoch } => Next::Ready { build, epoch },
-            Next::HeaderSent { build, sender, keks, table, .. } => {
-                Next::HeaderSent { build, sender, keks, table, table_stored: true }
+            Next::HeaderSent { build, sender, keks, table, marked, .. } => {
+                Next::HeaderSent { build, sender, keks, table, table_stored: true, marked }
             }
             other => other,
         };
@@ -327,7 +336,13 @@ impl Outbox {
             sent_ms: 0,
             acked: None,
         });
-        self.next = Next::HeaderSent { build, sender: Box::new(sender), keks, table, table_stored: true };
+        // Saved before it is written: else a publisher that dies when the header was taken and no batch under it would not
+        // know which numbers were used before, and would use them again.
+        self.marks.coming = Some((sender.epoch(), self.next_seq));
+        self.marks_dirty = true;
+        self.saved_ms = 0;
+        let sender = Box::new(sender);
+        self.next = Next::HeaderSent { build, sender, keks, table, table_stored: true, marked: false };
     }
 
     /// Every batch sealed under the epoch before: those acknowledged and those in flight before the header.

@@ -10,7 +10,7 @@ use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::object::{Mode, Prekey, RosterHead};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::roster::Op;
-use sealcast_proto::{RosterSeq, Signed, SlotSource, slot::find_slot};
+use sealcast_proto::{Epoch, RosterSeq, Seq, Signed, SlotSource, slot::find_slot};
 
 use super::Input;
 use crate::error::PublishError;
@@ -268,6 +268,51 @@ fn marks_behind_the_broker_are_extended_by_what_verifies() {
     world.settle();
     world.assert_dense();
     assert_eq!(world.headers()[1].prev_close.map(|close| close.batches), Some(3));
+}
+
+#[test]
+fn numbers_go_on_where_the_broker_shows_a_header_and_no_batch() {
+    for advances in [false, true] {
+        let mut world = World::new(1);
+        for n in 0..3 {
+            world.send(n);
+            world.settle();
+        }
+        if advances {
+            world.add(20);
+        } else {
+            world.remove(10);
+        }
+        world.advance_clock(60);
+        world.settle();
+        world.advance_clock(60);
+        world.settle();
+        assert_eq!(world.headers().len(), 2, "a second epoch began, and no batch");
+        // The marks as they were when that header was written: nothing later was saved.
+        let marks = world.marks_at_header.clone();
+        world.restart(marks);
+        world.send(3);
+        world.settle();
+        world.assert_dense();
+    }
+}
+
+#[test]
+fn a_header_waits_until_the_marks_know_of_it() {
+    let mut world = World::new(1);
+    world.saves_slowly = true;
+    world.send(0);
+    world.write();
+    assert!(world.headers().is_empty(), "the save is under way");
+    let (epoch, seq) = world.marks.coming.expect("it names the header");
+    assert_eq!(seq, Seq(0));
+    world.input(Input::Saved(Epoch(epoch.0 - 1)));
+    world.write();
+    assert!(world.headers().is_empty(), "another one's");
+    world.saves_slowly = false;
+    world.input(Input::Saved(epoch));
+    world.settle();
+    assert_eq!((world.headers().len(), world.receipts.len()), (1, 1));
 }
 
 #[test]

@@ -49,6 +49,10 @@ pub(super) struct World {
     pub(super) news: Vec<EntryBundle>,
     pub(super) receipts: BTreeMap<u64, Receipt>,
     pub(super) marks: Marks,
+    /// As they were when the newest header was written.
+    pub(super) marks_at_header: Marks,
+    /// A save takes until the test says [`Input::Saved`].
+    pub(super) saves_slowly: bool,
     pub(super) closed: bool,
     pub(super) failed: Option<PublishError>,
     pub(super) reconnects: u32,
@@ -86,6 +90,8 @@ impl World {
             news: Vec::new(),
             receipts: BTreeMap::new(),
             marks: Marks::default(),
+            marks_at_header: Marks::default(),
+            saves_slowly: false,
             closed: false,
             failed: None,
             reconnects: 0,
@@ -205,7 +211,13 @@ impl World {
             Effect::Resolve { token, receipt } => {
                 assert!(self.receipts.insert(token, receipt).is_none(), "answered twice");
             }
-            Effect::Save(marks) => self.marks = marks,
+            Effect::Save(marks) => {
+                let header = marks.coming.map(|(epoch, _)| epoch);
+                self.marks = marks;
+                if let Some(epoch) = header.filter(|_| !self.saves_slowly) {
+                    self.input(Input::Saved(epoch));
+                }
+            }
             Effect::Reconnect { .. } => {
                 self.reconnects += 1;
                 self.answers.clear();
@@ -233,6 +245,7 @@ impl World {
         let at = Offset(self.log.len() as u64);
         let (number, verdict) = match &record {
             Record::Header(header) => {
+                self.marks_at_header = self.marks.clone();
                 let parsed = header.peek().unwrap();
                 let known = parsed.slot_count == 0 || self.tables.contains_key(&parsed.slots_hash);
                 ((parsed.epoch, None), self.broker.accept_header(&me, header, known, at))

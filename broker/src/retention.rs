@@ -1,7 +1,7 @@
 //! Retention: what a topic's policy lets go, a topic at a time, beside everything else.
 //!
 //! Records go by age and by bytes. Roster entries stay for ever. Of headers and slot tables stay, per publisher, those from
-//! the last *fresh* epoch at or before its oldest retained batch, else its newest epoch (docs/protocol.md section 8): what a
+//! the last *fresh* epoch before the oldest retained record, else all (docs/protocol.md section 8): what a
 //! subscriber at the oldest record needs to open it.
 
 use std::collections::HashMap;
@@ -138,7 +138,7 @@ pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u6
     Ok(trimmed.records)
 }
 
-/// The last fresh epoch at or before the oldest batch retained; `None`: all of them are needed.
+/// The last fresh epoch before the oldest record retained; `None`: all of them are needed.
 fn oldest_needed(
     log: &dyn Log,
     topic: TopicId,
@@ -152,8 +152,9 @@ fn oldest_needed(
         for found in step {
             let header = load::header(found.header).and_then(|header| header.peek());
             let fresh = header.is_ok_and(|header| header.mode == Mode::Fresh);
-            // The epoch in force at the first record retained, or one before it.
-            if found.offset <= first && fresh {
+            // The epoch in force before the first record retained, or one before it: who begins there is shown by it where
+            // the publisher stood.
+            if found.offset < first && fresh {
                 return Ok(Some(found.epoch));
             }
         }

@@ -165,7 +165,56 @@ fn oldest_needed(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use sealcast_proto::BatchNo;
+
     use super::*;
+    use crate::hand::{Admin, Hand, batch_record, genesis, header_record};
+    use crate::lookup;
+    use crate::store::{MemoryLog, Write};
+
+    /// Puts an epoch and a batch of it into `log`, from `at` on.
+    fn publish(log: &MemoryLog, admin: &Admin, hand: &mut Hand, at: u64, stored_ms: u64) {
+        let (header, _) = hand.begin(&admin.roster, &[]);
+        let batch = hand.batch(b"noise");
+        let parsed = header.peek().unwrap();
+        let (topic, publisher, epoch, next) = (parsed.topic, parsed.publisher, parsed.epoch, Offset(at + 1));
+        let append = |offset, record| Write::Append { topic, offset, stored_ms, record };
+        let (offset, record) = (Offset(at), header_record(&header));
+        let writes = [
+            append(offset, record.clone()),
+            Write::Epoch { topic, publisher, epoch, offset, header: record, table: None },
+            Write::Publisher { topic, publisher, state: Bytes::new() },
+            append(next, batch_record(&batch)),
+            Write::Batch {
+                topic,
+                publisher,
+                epoch,
+                batch_no: BatchNo(0),
+                offset: next,
+                digest: batch.digest().encode(),
+            },
+        ];
+        log.write(&writes, false).unwrap();
+    }
+
+    #[test]
+    fn the_epoch_before_the_oldest_record_shows_where_its_publisher_stood() {
+        let (topic, genesis, signed) = genesis(0);
+        let log = MemoryLog::new();
+        log.write(&[Write::CreateTopic { topic, genesis: signed.body().clone() }], false).unwrap();
+        let (admin, mut hand) = (Admin::new(topic, &genesis), Hand::new(2));
+        for (at, stored_ms) in [(0, 100), (2, 200), (4, 900)] {
+            publish(&log, &admin, &mut hand, at, stored_ms);
+        }
+        assert_eq!(apply(&log, topic, Keep { ms: 500, bytes: 0 }, Offset(6), 1_000).unwrap(), 4);
+        assert_eq!(log.bounds(&topic).unwrap().first, Offset(4));
+        let shown = lookup::contexts(&log, topic, Offset(4), &[]).unwrap();
+        assert_eq!(shown.len(), 1, "a subscription that begins with the third epoch is shown the second");
+        assert_eq!(shown[0].batch.as_ref().map(|(_, offset)| *offset), Some(Offset(3)));
+        let epochs = log.epochs_back(&topic, &hand.id.public(), Epoch(u64::MAX), 9).unwrap();
+        assert_eq!(epochs.len(), 2, "and the first is gone");
+    }
 
     #[test]
     fn a_topic_keeps_no_more_than_the_broker_lets_it() {

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use sealcast_envelope::{EpochReceiver, PrekeyRing, WrapSecret};
+use sealcast_proto::limits::SLOT_BYTES;
 use sealcast_proto::object::Mode;
 use sealcast_proto::record::BatchRecord;
-use sealcast_proto::slot::find_slot;
+use sealcast_proto::slot::{Slot, find_slot};
 use sealcast_proto::{Hash, PublicKey, SlotSource};
 
 use crate::oracle::Oracle;
@@ -68,9 +69,16 @@ impl Oracle {
                 return opened;
             }
         }
-        if header.mode != Mode::Advance {
-            return None;
+        let table = taken.table.clone();
+        match header.mode {
+            Mode::Fresh => None,
+            Mode::Advance => self.receiver(thief, &prev)?.advance(&header, hash).ok(),
+            // With its own KEK, in everybody's slots.
+            Mode::Rewrap => {
+                let before = self.receiver(thief, &prev)?;
+                let mut slots = table.chunks_exact(SLOT_BYTES).filter_map(Slot::decode);
+                slots.find_map(|slot| before.rewrap(&header, hash, &slot).ok())
+            }
         }
-        self.receiver(thief, &prev)?.advance(&header, hash).ok()
     }
 }

@@ -176,12 +176,16 @@ impl Oracle {
     /// Whether an honest publisher gave `who` a way into this epoch for which `who` still holds the secret.
     pub(crate) fn can_open(&self, who: &PublicKey, hash: &Hash, holds: &dyn Fn(SlotSource) -> bool) -> bool {
         let Some(taken) = self.headers.get(hash) else { return false };
-        if self.slot(taken, who).is_some_and(|slot| holds(slot.source)) {
+        let slot = self.slot(taken, who);
+        if slot.is_some_and(|slot| holds(slot.source)) {
             return true;
         }
-        taken.header.mode == Mode::Advance
-            && self.was_member(who, &taken.header.roster_hash)
-            && self.can_open(who, &taken.header.prev_header_hash, holds)
+        let follows = match taken.header.mode {
+            Mode::Fresh => false,
+            Mode::Advance => self.was_member(who, &taken.header.roster_hash),
+            Mode::Rewrap => slot.is_some_and(|slot| slot.source == SlotSource::Kek),
+        };
+        follows && self.can_open(who, &taken.header.prev_header_hash, holds)
     }
 
     fn slot(&self, taken: &TakenHeader, who: &PublicKey) -> Option<Slot> {

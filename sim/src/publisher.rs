@@ -7,9 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::RngExt as _;
 use sealcast_broker::topic::{Input as TopicInput, SessionId};
-use sealcast_envelope::{Message, fresh};
+use sealcast_envelope::Message;
 use sealcast_proto::frame::{Code, Context, Refusal, Reply};
-use sealcast_proto::object::Mode;
 use sealcast_proto::{Hash, Identity, RosterSeq};
 use sealcast_publisher::internals::{Effect, EpochWork, Input, Marks, Outbox};
 use sealcast_publisher::{PublishError, Receipt};
@@ -313,7 +312,7 @@ impl World {
         if self.flaw == Some(crate::Flaw::WrapsForRemoved) {
             self.oracle.wrap_for_removed(&mut work);
         }
-        let built = fresh(&work.plan, &work.targets, &mut self.crypto).expect("a plan of the outbox's");
+        let built = work.make(&mut self.crypto).expect("a plan of the outbox's");
         self.outbox(p, Input::EpochBuilt(Box::new(built)));
     }
 
@@ -375,10 +374,6 @@ impl World {
     fn outbox_wants(&mut self, p: usize, effect: Effect) {
         let Some(run) = self.publishers[p].run.as_mut() else { return };
         match effect {
-            Effect::BuildEpoch(work) if work.mode == Mode::Advance => {
-                let built = run.outbox.advance(&work, &mut self.crypto).expect("a plan of the outbox's");
-                self.outbox(p, Input::EpochBuilt(Box::new(built)));
-            }
             Effect::BuildEpoch(work) => run.building = Some(work),
             Effect::UploadTable { table, slot_count, slots_hash } => {
                 if run.link.is_some() {

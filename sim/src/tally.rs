@@ -40,6 +40,8 @@ tally! {
     epochs,
     /// Epochs derived from the one before.
     advances,
+    /// Epochs wrapped under keys that members held.
+    rewraps,
     /// Roster entries stored.
     entries,
     /// Entries that removed somebody or took a role.

@@ -236,6 +236,7 @@ impl World {
         let hash = signed.hash();
         self.tally.epochs += 1;
         self.tally.advances += u64::from(header.mode == Mode::Advance);
+        self.tally.rewraps += u64::from(header.mode == Mode::Rewrap);
         let roster_hash = header.roster_hash;
         self.oracle.by_epoch.entry((header.publisher, header.epoch)).or_default().push(hash);
         self.oracle.headers.insert(hash, TakenHeader { header, hash, table });

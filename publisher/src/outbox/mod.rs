@@ -124,9 +124,9 @@ pub enum Effect {
 /// An epoch to be made, with everything that takes: it may be made on any thread, while messages are sealed under the
 /// epoch before.
 pub struct EpochWork {
-    plan: EpochPlan,
+    pub plan: EpochPlan,
     start: Start,
-    targets: Vec<WrapTarget>,
+    pub targets: Vec<WrapTarget>,
 }
 
 /// What the epoch begins from.

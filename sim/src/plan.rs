@@ -84,15 +84,18 @@ const EVENTS: [(Event, u32, bool); 23] = [
 
 impl Profile {
     pub(crate) fn drawn(rng: &mut StdRng, honest: bool) -> Self {
+        let max_offline_ms = pick(rng, &[14 * DAY, HOUR]);
+        // Nothing is kept longer than members' keys live.
+        let retain_ms = pick(rng, &[7 * DAY, 7 * DAY, HOUR, 5_000]).min(max_offline_ms);
         let policy = Policy {
             durability: if rng.random_bool(0.2) { Durability::Memory } else { Durability::Durable },
-            retain_ms: pick(rng, &[7 * DAY, 7 * DAY, HOUR, 5_000]),
+            retain_ms,
             retain_bytes: pick(rng, &[0, 0, 0, 2_000]),
             max_epoch_age_ms: pick(rng, &[HOUR, HOUR, 2_000]),
             max_epoch_batches: pick(rng, &[65_536, 65_536, 3]),
             beacon_ms: pick(rng, &[1_000, 60_000, 60_000, 200]),
             prekey_rotation_ms: pick(rng, &[7 * DAY, HOUR, 60_000]),
-            max_offline_ms: pick(rng, &[14 * DAY, HOUR]),
+            max_offline_ms,
             max_roster_age_ms: pick(rng, &[0, 0, 0, 30 * DAY]),
             ..Policy::default()
         };

@@ -326,6 +326,7 @@ impl World {
             }
             Effect::Save(marks) => {
                 assert_eq!(Marks::decode(&marks.encode()).as_ref(), Ok(&marks));
+                inputs.extend(marks.coming.map(|(epoch, _)| Input::Saved(epoch)));
                 self.marks = marks;
             }
             Effect::Reconnect { .. } => {

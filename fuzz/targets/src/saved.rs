@@ -326,6 +326,7 @@ fn seeds() -> Vec<Vec<u8>> {
         roster: Some(remembered()),
         position: None,
         next_seq: Seq(44),
+        coming: None,
         prekeys: [(valid::identity(3).public(), 5)].into(),
     };
     let admin = publisher::AdminMarks { mark: Some(remembered()), pending: Some(bundle.clone()) };

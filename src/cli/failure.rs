@@ -73,6 +73,11 @@ impl Failure {
         self
     }
 
+    /// What happened, without what to do.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

@@ -16,7 +16,9 @@ mod rotate;
 mod say;
 mod signals;
 mod subscribe;
+mod table;
 mod times;
+mod top;
 mod topic;
 
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Rotate(rotate::Rotate),
     Prekey(prekey::Prekey),
+    Top(top::Top),
     Demo(demo::Demo),
 }
 
@@ -117,6 +120,7 @@ impl Cli {
             Command::Inspect(inspect) => run(inspect.run()),
             Command::Rotate(rotate) => run(rotate.run(&global)),
             Command::Prekey(prekey) => run(prekey.run(&global)),
+            Command::Top(top) => run(top.run()),
             Command::Demo(demo) => run(demo.run()),
         }
     }

@@ -48,6 +48,24 @@ pub(crate) fn grouped(n: u64) -> String {
     out
 }
 
+/// `980 B`, `1.5 KiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut tenths = u128::from(n) * 10;
+    let mut unit = "B";
+    for next in UNITS {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths = (tenths + 512) / 1024;
+        unit = next;
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +83,21 @@ mod tests {
     #[test]
     fn a_peer_cannot_write_escapes_to_the_terminal() {
         assert_eq!(clean("a\u{1b}[31mb\nc\n"), "a [31mb c");
+    }
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1 << 20, "1.0 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (1_146_896, "1.1 MiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes(n), text, "{n}");
+        }
     }
 }

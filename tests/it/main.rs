@@ -18,6 +18,8 @@ mod cli_mistakes;
 mod cli_feed;
 // The command line: what a broker can see, and that whatever it changes is named.
 mod cli_inspect;
+// The command line: what a broker does right now.
+mod cli_top;
 // The command line: the demo.
 mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.

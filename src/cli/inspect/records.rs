@@ -4,10 +4,9 @@ use sealcast_proto::audit::{Sighted, Sighting};
 use serde::Serialize;
 
 use super::json::{self, mode};
-use super::text::bytes;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::to_stdout;
-use crate::cli::say::{count, grouped};
+use crate::cli::say::{bytes, count, grouped};
 use crate::cli::times::rfc3339;
 
 /// Written at once, bytes.

@@ -6,7 +6,8 @@ use sealcast_proto::{PublicKey, TopicLink, limits};
 
 use super::json::{level, mode, reason};
 use super::padding::hidden;
-use crate::cli::say::{clean, count, grouped};
+use crate::cli::say::{bytes, clean, count, grouped};
+use crate::cli::table::table;
 use crate::cli::times::{rfc3339, span};
 
 /// Readers listed, a count; `--json` lists all of them.
@@ -60,26 +61,9 @@ impl Out {
         self.line(text);
     }
 
-    /// Rows under a heading, each column as wide as its widest cell; a column whose heading begins with a blank is
-    /// aligned to the right.
     fn table(&mut self, headings: &[&str], rows: &[Vec<String>]) {
-        let wide = |at: usize, heading: &str| {
-            let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
-            cells.chain([heading.trim().chars().count()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = headings.iter().enumerate().map(|(at, heading)| wide(at, heading)).collect();
-        let line = |cells: &[String]| {
-            let cells = cells.iter().zip(headings).zip(&widths).map(|((cell, heading), width)| match heading
-                .starts_with(' ')
-            {
-                true => format!("{cell:>width$}"),
-                false => format!("{cell:<width$}"),
-            });
-            format!("  {}", cells.collect::<Vec<_>>().join("  "))
-        };
-        self.line(&line(&headings.iter().map(|heading| heading.trim().to_owned()).collect::<Vec<_>>()));
-        for row in rows {
-            self.line(&line(row));
+        for line in table(headings, rows) {
+            self.line(&format!("  {line}"));
         }
     }
 }
@@ -342,43 +326,4 @@ fn batches(n: u64) -> String {
 /// A slot table's length, bytes.
 pub(super) fn table_bytes(slots: u32) -> u64 {
     u64::from(slots).saturating_mul(limits::SLOT_BYTES as u64)
-}
-
-/// `980 B`, `1.5 KiB`.
-pub(super) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let mut tenths = u128::from(n) * 10;
-    let mut unit = "B";
-    for next in UNITS {
-        if tenths < 10_240 {
-            break;
-        }
-        tenths = (tenths + 512) / 1024;
-        unit = next;
-    }
-    format!("{}.{} {unit}", tenths / 10, tenths % 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_written_for_people() {
-        for (n, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (1 << 20, "1.0 MiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (1_146_896, "1.1 MiB"),
-            (u64::MAX, "16384.0 PiB"),
-        ] {
-            assert_eq!(bytes(n), text, "{n}");
-        }
-    }
 }

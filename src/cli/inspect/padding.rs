@@ -11,7 +11,8 @@ const PREFIX: u64 = 4;
 /// docs/protocol.md section 7 pads; `None` for a length that no padding makes.
 pub(super) fn hidden(len: u64) -> Option<(u64, u64)> {
     let padded = usize::try_from(len.checked_sub(TAG)?).ok()?;
-    if padme(padded) != padded {
+    let framed = u64::try_from(padded).is_ok_and(|padded| padded >= PREFIX);
+    if !framed || padme(padded) != padded {
         return None;
     }
     // The first length that pads to it: padded lengths rise with the length.
@@ -40,7 +41,8 @@ mod tests {
             assert_eq!(padme((fewest + PREFIX) as usize), padme((most + PREFIX) as usize), "{n}");
             assert_ne!(hidden(len - 1), Some((fewest, most)));
         }
-        assert_eq!(hidden(15), None);
+        // No tag, or no length in front.
+        assert_eq!((hidden(15), hidden(19)), (None, None));
         // Padmé of 17 is 18: no padding makes 17.
         assert_eq!(hidden(17 + TAG), None);
         assert_eq!(hidden(18 + TAG), Some((13, 14)));

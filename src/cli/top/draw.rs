@@ -168,15 +168,15 @@ mod tests {
     fn topics_publishers_and_subscribers_are_drawn() {
         let lines = screen(&app(), 120, 20);
         assert_eq!(lines[0], "sealcast 0.1.0 seal1brokerk, ready, up 1m, 1 connection, 2 topics");
-        assert_eq!(lines[1], "100.0 records/s, 9.8 KiB/s in, 19.5 KiB/s out");
+        assert_eq!(lines[1], "100 records/s, 9.8 KiB/s in, 19.5 KiB/s out");
         assert!(lines[2].starts_with(" topics by traffic ──"), "{lines:#?}");
         assert_eq!(
             lines[3],
-            "topic     name    records/s     in/s      out/s  records      size  members  publishers  subscribers  max lag"
+            "topic     name    records/s     in/s     out/s  records      size  members  publishers  subscribers  max lag"
         );
         assert_eq!(
             lines[4],
-            "aabbccdd  prices      100.0  9.8 KiB   19.5 KiB        8  20.5 KiB        3           1            1        4"
+            "aabbccdd  prices        100  9.8 KiB  19.5 KiB        8  20.5 KiB        3           1            1        4"
         );
         assert!(lines[5].starts_with("ffeeddcc  alerts"), "{lines:#?}");
         let detail = lines.iter().position(|line| line.starts_with(" publishers of prices ")).unwrap();

@@ -105,14 +105,17 @@ pub fn public_key(text: &str) -> Result<PublicKey, NotAKey> {
     if !text.starts_with("ssh-") && !text.starts_with("sk-") && !text.starts_with("ecdsa-") {
         return text.parse().map_err(|error| not(format!("{:?} is {error}", shortened(text))));
     }
+    // Of other kinds nothing is read: what they hold says how long it is, and memory would be taken for as much.
+    if !text.starts_with("ssh-ed25519 ") {
+        return Err(not(format!(
+            "{:?} is no OpenSSH public key that can be a member; only ed25519 can",
+            shortened(text)
+        )));
+    }
     let key = ssh_key::PublicKey::from_openssh(text)
         .map_err(|error| not(format!("{:?} is no OpenSSH public key: {error}", shortened(text))))?;
-    match key.key_data() {
-        ssh_key::public::KeyData::Ed25519(key) => {
-            PublicKey::from_bytes(&key.0).map_err(|error| not(format!("{:?}: {error}", shortened(text))))
-        }
-        _ => Err(not(format!("an {} key cannot be a member; only ed25519 can", key.algorithm()))),
-    }
+    let key = key.key_data().ed25519().ok_or_else(|| not("only an ed25519 key can be a member".into()))?;
+    PublicKey::from_bytes(&key.0).map_err(|error| not(format!("{:?}: {error}", shortened(text))))
 }
 
 /// A list of public keys, one a line, with comments (#); `name` is what a person calls it.
@@ -133,4 +136,22 @@ fn shortened(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_kind_is_refused_before_it_is_read() {
+        // By a fuzzer: a number in it says that it is 786,432 bytes long.
+        let long = "ssh-rsa AAAAB3NzaC1yc2EADAAAAQAB=AAAAQ== old";
+        for text in
+            [long, "ssh-rsa AAAAB3NzaC1yc2E=", "sk-ssh-ed25519@openssh.com AAAA", "ecdsa-sha2-nistp256 AAAA"]
+        {
+            let not = public_key(text).unwrap_err();
+            assert!(not.why.contains("only ed25519 can"), "{}", not.why);
+        }
+        assert!(public_key("ssh-ed25519 AAAA").unwrap_err().why.contains("no OpenSSH public key: "));
+    }
 }

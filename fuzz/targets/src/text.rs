@@ -10,8 +10,9 @@ use sealcast_proto::{BrokerLink, Hash, Identity, PublicKey, TopicId, TopicLink};
 
 use crate::{Reached, Target, valid};
 
-/// See the module's page. An OpenSSH key is decoded into big integers and strings of its own.
-pub const TARGET: Target = Target { name: "text", run, stages: STAGES, heap: (64 << 10, 128), seeds };
+/// See the module's page. In an OpenSSH private key a length field may ask for up to a megabyte: `ssh-key`'s own limit.
+pub const TARGET: Target =
+    Target { name: "text", run, stages: STAGES, heap: ((1 << 20) + (64 << 10), 128), seeds };
 
 const STAGES: &[&str] = &[
     "topic link",

@@ -128,11 +128,6 @@ impl Auditor {
         self.book.as_ref().is_some_and(|book| book.chain().may_publish(&self.me))
     }
 
-    /// Whether the entry came that removes the identity that looks: nothing follows it.
-    pub fn is_removed(&self) -> bool {
-        self.book.as_ref().is_some_and(|book| book.removed.is_some())
-    }
-
     /// Whether every publisher that may publish and has not ended gave a sign of life that holds, and what it signed there
     /// is has come or is overdue: listening on would tell nothing more.
     pub fn is_heard(&self, now_ms: u64) -> bool {

@@ -325,7 +325,7 @@ async fn whatever_a_broker_changes_is_named() {
             match kinds.first() {
                 None => assert_eq!(ran.code, Some(0), "{}", ran.stderr),
                 Some(kind) => {
-                    ran.fails(5, "of what the broker shows", "do not trust this broker");
+                    ran.fails(5, "that the broker shows do", "do not trust this broker");
                     assert!(ran.stderr.contains(&format!("sealcast: {kind}: ")), "{}", ran.stderr);
                 }
             }
@@ -404,7 +404,7 @@ async fn a_forged_roster_entry_is_named_in_words() {
         })
     });
     let ran = inspect(&real, &world, OWNER, &["--records"]);
-    ran.fails(5, "1 thing of what the broker shows do not hold", "show this to the topic's owner");
+    ran.fails(5, "1 thing that the broker shows does not hold", "show this to the topic's owner");
     assert!(
         ran.stderr.contains(
             "sealcast: signature: the roster: the signature on a roster entry does not hold (offset 1000)"
@@ -413,7 +413,7 @@ async fn a_forged_roster_entry_is_named_in_words() {
         ran.stderr
     );
     let text = String::from_utf8(ran.stdout).unwrap();
-    assert!(text.contains("DOES NOT HOLD") && text.contains("1 THING DO NOT HOLD"), "{text}");
+    assert!(text.contains("DOES NOT HOLD") && text.contains("1 THING DOES NOT HOLD"), "{text}");
     assert!(!text.contains(&key(66).to_string()), "nobody joins by it: {text}");
 }
 
@@ -433,7 +433,7 @@ async fn what_is_withheld_from_a_listener_is_named() {
     let last = || batches(|at, offset, bytes| if at == 6 { vec![] } else { vec![record(offset, bytes)] });
     twist(&real, last);
     let ran = inspect(&real, &world, 2, &["--json", "--listen", "5m"]);
-    ran.fails(5, "of what the broker shows", "do not trust this broker");
+    ran.fails(5, "that the broker shows do", "do not trust this broker");
     let finding = &parsed(&ran)["findings"][0];
     assert_eq!(finding["kind"], "withheld", "{finding}");
     assert!(finding["text"].as_str().unwrap().starts_with("batch 1 of epoch"), "{finding}");

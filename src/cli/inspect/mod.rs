@@ -86,8 +86,11 @@ fn verdict(audit: &Audit) -> Result<(), Failure> {
     if unsaid > 0 {
         say!("and {} more", count(unsaid, "finding"));
     }
-    Err(Failure::new(Exit::Crypto, format!("{} of what the broker shows do not hold", count(kinds, "thing")))
-        .hint("do not trust this broker; show this to the topic's owner"))
+    let what = match kinds {
+        1 => "1 thing that the broker shows does not hold".to_owned(),
+        _ => format!("{} that the broker shows do not hold", count(kinds, "thing")),
+    };
+    Err(Failure::new(Exit::Crypto, what).hint("do not trust this broker; show this to the topic's owner"))
 }
 
 /// `missing: batch 3 of epoch 17 never came (offset 9, seal1…)`.

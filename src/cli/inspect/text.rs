@@ -301,6 +301,7 @@ fn verdict(audit: &Audit) -> String {
             "everything holds: genesis, roster, headers, batches, and what links them".into()
         }
         0 => "everything shown holds: genesis, roster, headers, batches, and what links them".into(),
+        1 => "1 THING DOES NOT HOLD: see standard error".into(),
         found => format!("{} DO NOT HOLD: see standard error", count_of(found, "thing").to_uppercase()),
     }
 }

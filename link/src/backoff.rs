@@ -26,6 +26,12 @@ pub fn delay(failures: u32, rng: &mut impl Rng) -> Duration {
     ceiling(failures).mul_f64(rng.random::<f64>())
 }
 
+/// A wait before trying again where a broker is at a limit and said how long it takes: that, within reason, and not all
+/// at once.
+pub fn turn(retry_after_ms: u64, refusals: u32, rng: &mut impl Rng) -> Duration {
+    Duration::from_millis(retry_after_ms).min(CAP) + delay(refusals, rng)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -130,12 +130,6 @@ impl Policy {
         if self.prekey_rotation_ms < 60 * SECOND {
             return Err(PolicyError("prekey_rotation is at least 1 min"));
         }
-        // For ever (0) is an archive for those who kept up: whoever does not, loses what is older than its keys.
-        if self.retain_ms > self.max_offline_ms {
-            return Err(PolicyError(
-                "retain is longer than max_offline, the life of members' keys: retain less, raise max_offline, or keep for ever (0)",
-            ));
-        }
         let times = [
             self.retain_ms,
             self.max_fresh_age_ms,
@@ -145,6 +139,12 @@ impl Policy {
         ];
         if times.iter().any(|time| *time > LONG) {
             return Err(PolicyError("a time is longer than a century"));
+        }
+        // For ever (0) is an archive for those who kept up: whoever does not, loses what is older than its keys.
+        if self.retain_ms > self.max_offline_ms {
+            return Err(PolicyError(
+                "retain is longer than max_offline, the life of members' keys: retain less, raise max_offline, or keep for ever (0)",
+            ));
         }
         Ok(())
     }

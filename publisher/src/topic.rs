@@ -63,7 +63,7 @@ impl Publisher {
             None => Marks::default(),
         };
         let to_broker = self.link(&link.broker);
-        let connection = to_broker.connect().await?;
+        let connection = to_broker.connect_in_turn().await?;
         let genesis = session::fetch_genesis(&connection, link.topic, &self.identity).await?;
         let mut outbox = Outbox::new(Arc::clone(&self.identity), link.topic, &genesis, marks);
         let (inputs, mut catching_up) = mpsc::channel(session::CATCHING_UP);

@@ -1,11 +1,10 @@
 //! Beginning a subscription.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sealcast_envelope::WrapSecret;
-use sealcast_link::{ConnectError, Link, LinkOptions, backoff};
-use sealcast_proto::frame::{Code, From as Begin, Refusal, Reply};
+use sealcast_link::{Link, LinkOptions, backoff};
+use sealcast_proto::frame::{Code, From as Begin, Reply};
 use sealcast_proto::{BrokerLink, Identity, Offset, TopicLink};
 use sealcast_state::{PrekeyStore, RoleState, State, StateError, StateRole};
 use tokio::sync::mpsc;
@@ -110,22 +109,17 @@ impl Subscriber {
 
         let link = self.link(&link.broker);
         let broken = |error: sealcast_link::LinkError| SubscribeError::Broker(error.to_string());
-        let mut busy = 0;
+        let mut busy: u32 = 0;
         let (stream, first) = loop {
-            let connection = match link.connect().await {
-                Err(ConnectError::Refused(refusal)) if refusal.code == Code::Busy => {
-                    wait_for_turn(&refusal, &mut busy).await;
-                    continue;
-                }
-                connection => connection?,
-            };
+            let connection = link.connect_in_turn().await?;
             let mut stream = stream::open(connection, inbox.subscribe()).await.map_err(broken)?;
             let first = timeout(PATIENCE, stream.reader.reply()).await;
             let first =
                 first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
             match first {
                 Some(Reply::Refused(refusal)) if refusal.code == Code::Busy => {
-                    wait_for_turn(&refusal, &mut busy).await;
+                    busy += 1;
+                    sleep(backoff::turn(refusal.retry_after_ms, busy, &mut rand::rng())).await;
                 }
                 first => break (stream, first),
             }
@@ -196,13 +190,4 @@ fn load(
         Some(bytes) => Cursor::decode(&bytes, topic).map_err(|error| role_state.corrupt(error))?,
     };
     Ok((role_state, cursor, prekeys::load(prekeys)?))
-}
-
-/// Before trying again where the broker is at a limit: as long as it asks for, within reason, and not all at once.
-async fn wait_for_turn(refusal: &Refusal, busy: &mut u32) {
-    *busy = busy.saturating_add(1);
-    tracing::debug!(%refusal, busy, "the broker is at a limit");
-    let asked = Duration::from_millis(refusal.retry_after_ms).min(backoff::CAP);
-    let apart = backoff::delay(*busy, &mut rand::rng());
-    sleep(asked + apart).await;
 }

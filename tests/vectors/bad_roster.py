@@ -210,6 +210,12 @@ def lists():
         ("durability", "a durability of the future", "Policy: an unknown durability", {"durability": 2}),
         ("cut", "a number without an end", "Policy: not protobuf", b"\x10\xff"),
         ("long", "more than 256 bytes", "Policy: too long", encode("policy", DEFAULT_POLICY) + proto((99, bytes(257)))),
+        (
+            "retain",
+            "kept for longer than members' keys live",
+            "Policy: retain is longer than max_offline, the life of members' keys: retain less, raise max_offline, or keep for ever (0)",
+            {"retain_ms": 15 * 86_400_000},
+        ),
         ("century", "kept for longer than a century", "Policy: a time is longer than a century", {"retain_ms": 2**62}),
     ]:
         policy = changes if isinstance(changes, bytes) else encode("policy", DEFAULT_POLICY | changes)

@@ -29,6 +29,7 @@ def check_policy(p):
         or not SECOND <= p["max_epoch_age_ms"] <= p["max_fresh_age_ms"]
         or p["prekey_rotation_ms"] < 60 * SECOND
         or any(p[time] > CENTURY for time in times)
+        or p["retain_ms"] > p["max_offline_ms"]
     ):
         raise Refused("Policy")
 

@@ -145,6 +145,7 @@ impl Publish {
             Err(failure) if failure.exit() == Exit::TimedOut => Ok(()),
             _ => within(self.timeout, topic.close()).await,
         };
+        publisher.close().await;
         tally.say();
         published.and(closed)
     }

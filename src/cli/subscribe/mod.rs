@@ -105,6 +105,7 @@ impl Subscribe {
             Err(_) => Ok(()),
         };
         let closed = subscription.close().await.map_err(Failure::from);
+        subscriber.close().await;
         let failure = ended?.failure(&reader, self.count, self.wait);
         saved.and(closed)?;
         failure.map_or(Ok(()), Err)

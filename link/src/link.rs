@@ -118,7 +118,8 @@ impl Link {
             match self.connect().await {
                 Err(ConnectError::Refused(refusal)) if refusal.code == Code::Busy => {
                     refused = refused.saturating_add(1);
-                    sleep(backoff::turn(refusal.retry_after_ms, refused, &mut rand::rng())).await;
+                    let wait = backoff::turn(refusal.retry_after_ms, refused, &mut rand::rng());
+                    sleep(wait).await;
                 }
                 connection => return connection,
             }

@@ -119,7 +119,8 @@ impl Subscriber {
             match first {
                 Some(Reply::Refused(refusal)) if refusal.code == Code::Busy => {
                     busy += 1;
-                    sleep(backoff::turn(refusal.retry_after_ms, busy, &mut rand::rng())).await;
+                    let wait = backoff::turn(refusal.retry_after_ms, busy, &mut rand::rng());
+                    sleep(wait).await;
                 }
                 first => break (stream, first),
             }

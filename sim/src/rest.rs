@@ -104,7 +104,8 @@ impl World {
                 expected += 1;
                 let mine = subscriber.app.iter().flatten().filter(|got| got.message.payload == acked.payload);
                 let count = mine.count();
-                if count == 1 {
+                // What a `memory` topic's broker lost comes again after its publisher was told so; each time was judged.
+                if count == 1 || count > 1 && self.oracle.memory {
                     continue;
                 }
                 let said: Vec<&Event> =

@@ -139,10 +139,17 @@ impl World {
             return;
         }
         run.retry_ms = now + wait;
-        (run.need, run.put) = (None, None);
+        run.need = None;
+        let put = run.put.take();
         self.tally.cuts += 1;
         self.say(|| format!("s{s}        loses its stream"));
         self.inbox(s, Input::Lost);
+        if put.is_some() {
+            // It was made all the same.
+            let me = self.subscribers[s].who.public();
+            let ring = self.rings.entry(me).or_default().load();
+            self.inbox(s, Input::Prekeys(ring));
+        }
     }
 
     pub(crate) fn subscriber_connects(&mut self, s: usize) {
@@ -377,7 +384,8 @@ impl World {
             | Event::Refused { .. }
             | Event::IdentityInUse => true,
             Event::Gap { why: GapReason::Corruption, .. } => true,
-            Event::Gap { why: GapReason::Missing, .. } => durable,
+            // What retention took is told again after a restart, as missing.
+            Event::Gap { why: GapReason::Missing, publisher, .. } => durable && !self.told_of(s, publisher),
             Event::Gap { why: GapReason::Retention, .. } => self.tally.trimmed == 0,
             Event::Removed | Event::NotAllowed { .. } => {
                 !self.lost_role.contains(&me) && self.broker.role(&me).is_some()
@@ -387,6 +395,13 @@ impl World {
         if wrong {
             self.broke(Invariant::NoFalseAlarm, format!("s{s} was told: {event}"));
         }
+    }
+
+    /// Whether its application was told that retention took messages of this publisher.
+    fn told_of(&self, s: usize, of: &PublicKey) -> bool {
+        self.subscribers[s].app.iter().any(|item| {
+            matches!(item, Err(Event::Gap { publisher, why: GapReason::Retention, .. }) if publisher == of)
+        })
     }
 
     /// A save begins.

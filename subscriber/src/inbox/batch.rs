@@ -161,8 +161,8 @@ impl Inbox {
         };
         let need = match (stage, shut) {
             (_, Some(Shut::Never)) | (Stage::Fetched, _) => None,
-            // Another process of ours may have made it.
-            (Stage::AtHand, Some(Shut::Unknown(_))) => Some(Need::Prekeys),
+            // Another process of ours may have made it, or the one that seeded the epochs before.
+            (Stage::AtHand, Some(Shut::Unknown(_) | Shut::Kek) | None) => Some(Need::Prekeys),
             _ => Some(Need::Epochs(*key, held.header.epoch)),
         };
         if need.is_none() {

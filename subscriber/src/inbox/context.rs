@@ -121,9 +121,7 @@ impl Inbox {
         };
         self.suspect_all(why);
         self.context_gap = Some(why);
-        if let Some(last) = to.0.checked_sub(1) {
-            self.passed(Offset(last));
-        }
+        // Not passed yet: who starts again before the contexts came has to be told of it again.
         let publishers =
             self.publishers.iter().map(|(key, publisher)| (*key, Some(publisher.saved()))).collect();
         let change = Change { publishers, next_offset: self.next_offset, ..Change::default() };

@@ -240,7 +240,10 @@ impl Inbox {
             return refused(RefusedReason::RosterBackwards);
         }
         let removal = chain.last_removal_seq();
-        if header.mode == Mode::Advance && held.header.roster_seq < removal && removal <= header.roster_seq {
+        // Of an advance from an epoch that was never seen here nobody can say that yet: its key is then fetched, and
+        // nothing fetched is derived across a removal.
+        let derived = header.mode == Mode::Advance && header.prev_header_hash == held.track.header_hash;
+        if derived && held.header.roster_seq < removal && removal <= header.roster_seq {
             return refused(RefusedReason::AdvanceOverRemoval);
         }
         Ok(())

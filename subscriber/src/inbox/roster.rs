@@ -95,7 +95,10 @@ impl Inbox {
         }
         // Entries before the start are one change, made when they are all in.
         if self.phase != Phase::Beginning {
-            self.passed(delivery.offset);
+            // One that stood in a hole comes before the contexts that say what was in it.
+            if self.context_gap.is_none() {
+                self.passed(delivery.offset);
+            }
             self.mark_roster();
             let change =
                 Change { chain: self.chain.clone(), next_offset: self.next_offset, ..Change::default() };

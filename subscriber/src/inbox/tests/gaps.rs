@@ -237,6 +237,26 @@ fn what_stands_after_a_hole_is_shown_and_taken_on() {
 }
 
 #[test]
+fn a_hole_whose_contexts_did_not_come_is_told_again() {
+    let (mut world, _, mut client) = reading();
+    world.add(3, Role::Publisher);
+    client.deliver(&world, world.log.len() - 1);
+    let from = world.log.len();
+    let mut other = Pen::new(3);
+    other.begin(&mut world);
+    other.publish(&mut world, &["x", "y"]);
+    world.add(4, Role::Reader);
+    world.trimmed = world.log.len();
+    let hole = Reply::Hole(Offset(from as u64), Offset(world.trimmed as u64), HoleReason::Retention);
+    let entry = world.record(world.trimmed - 1, &key(2)).unwrap();
+    client.feed(&world, [hole, entry]).put(&world, Input::Lost);
+    assert_eq!(client.said(), [""; 0]);
+    // Of the new publisher nothing was known yet: passed over, its messages would be missed without a word.
+    let said = client.connect(&world).said();
+    assert!(said.iter().any(|said| said.starts_with("Gap 0..") && said.ends_with("Retention")), "{said:?}");
+}
+
+#[test]
 fn a_hole_before_the_start_is_what_the_contexts_say_it_is() {
     let (mut world, mut pen, mut client) = reading();
     let mut client = client.restarted(&world);

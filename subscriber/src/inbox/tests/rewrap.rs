@@ -107,6 +107,28 @@ fn a_reader_that_was_kept_from_an_epoch_says_so_and_recovers() {
     assert_eq!(reader.fetches, 1);
 }
 
+/// Another process of ours made the prekey of an epoch in which nothing was said; the next ones go on from there.
+#[test]
+fn keys_that_follow_from_an_unknown_prekey_are_opened_once_it_was_looked_up() {
+    for rewraps in [true, false] {
+        let mut world = World::new(&[2]);
+        let mut ring = PrekeyRing::new();
+        rotate(&mut ring, &mut world, true);
+        let mut reader = client(&world, &PrekeyRing::new());
+        reader.ring = ring.encode().to_vec();
+        let mut pen = Pen::new(OWNER);
+        pen.begin(&mut world);
+        if rewraps {
+            pen.rewrap(&mut world, &[]);
+        } else {
+            world.add(3, Role::Reader);
+            pen.advance(&mut world, &[3]);
+        }
+        pen.publish(&mut world, &["a"]);
+        assert_eq!(reader.connect(&world).said(), ["a"], "rewraps: {rewraps}");
+    }
+}
+
 /// A KEK slot that was tampered with is the broker's doing: what it is asked for opens all the same.
 #[test]
 fn a_damaged_kek_slot_is_fetched_again() {
@@ -167,6 +189,7 @@ fn an_erased_prekey_takes_the_kek_with_it() {
     assert_eq!(reader.connect(&world).said(), ["a"]);
     world.now += 22 * DAY;
     ring.purge(world.now);
+    reader.ring = ring.encode().to_vec();
     reader.put(&world, Input::Prekeys(PrekeyRing::decode(&ring.encode()).unwrap()));
     let from = world.log.len();
     pen.rewrap(&mut world, &[]);

@@ -193,6 +193,29 @@ fn a_header_for_a_roster_from_before_a_removal_is_refused() {
 }
 
 #[test]
+fn an_advance_is_judged_by_the_epoch_it_derives_from() {
+    let mut world = World::new(&[2, 3]);
+    let mut pen = Pen::new(OWNER);
+    pen.begin(&mut world);
+    pen.publish(&mut world, &["a"]);
+    let mut client = Client::new(&world, 3, Begin::Earliest);
+    assert_eq!(client.connect(&world).said(), ["a"]);
+    let from = world.log.len();
+    world.remove(2);
+    let between = world.log.len();
+    pen.begin(&mut world);
+    world.add(4, Role::Reader);
+    pen.advance(&mut world, &[4]);
+    pen.publish(&mut world, &["b"]);
+    // The epoch in between does not come: retention, say.
+    let rest = (from..world.log.len()).filter(|at| *at != between);
+    let replies: Vec<Reply> = rest.filter_map(|at| world.record(at, &key(3))).collect();
+    let said = client.feed(&world, replies).said();
+    assert_eq!(said.last().map(String::as_str), Some("b"), "{said:?}");
+    assert!(said[0].starts_with("Gap"), "{said:?}");
+}
+
+#[test]
 fn an_advance_over_a_removal_is_refused() {
     let mut world = World::new(&[2, 3]);
     let mut pen = Pen::new(OWNER);

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand; text rules in [`say`], exit codes in [`failure`].
 
+mod bench;
 mod broker;
 mod confirmed;
 mod demo;
@@ -10,6 +11,7 @@ mod keygen;
 mod keys;
 mod links;
 mod output;
+mod own_broker;
 mod prekey;
 mod publish;
 mod rotate;
@@ -61,6 +63,7 @@ enum Command {
     Rotate(rotate::Rotate),
     Prekey(prekey::Prekey),
     Top(top::Top),
+    Bench(bench::Bench),
     Demo(demo::Demo),
 }
 
@@ -121,6 +124,7 @@ impl Cli {
             Command::Rotate(rotate) => run(rotate.run(&global)),
             Command::Prekey(prekey) => run(prekey.run(&global)),
             Command::Top(top) => run(top.run()),
+            Command::Bench(bench) => run(bench.run()),
             Command::Demo(demo) => run(demo.run()),
         }
     }

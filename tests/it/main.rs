@@ -21,6 +21,7 @@ mod cli_inspect;
 // The command line: what a broker does right now.
 mod cli_top;
 // The command line: the demo.
+mod cli_bench;
 mod cli_demo;
 // The main job with separate processes, whoever joins, leaves or is killed meanwhile.
 mod e2e;

@@ -1,6 +1,5 @@
 //! `sealcast demo`: the main job in one command, with real processes, connections and files.
 
-mod broker;
 mod check;
 mod reader;
 mod show;
@@ -20,11 +19,11 @@ use sealcast_publisher::{Pending, Publisher, Topic, TopicAdmin};
 use sealcast_state::State;
 use sealcast_subscriber::StartAt;
 
-use self::broker::Broker;
 use self::reader::Reader;
 use self::show::Show;
 use super::failure::{Exit, Failure};
 use super::input::check_len;
+use super::own_broker::OwnBroker;
 use super::say::{count, grouped};
 use super::signals::Stop;
 
@@ -93,7 +92,7 @@ struct Story<'a> {
     lines: &'a [Bytes],
     /// The four parts of the text.
     parts: [Range<usize>; 4],
-    broker: Broker,
+    broker: OwnBroker,
     state: State,
     admin: TopicAdmin,
     topic: Topic,
@@ -108,7 +107,7 @@ impl<'a> Story<'a> {
         let show = Show::new();
         show.heading("A text goes from a publisher to its readers, through a broker that cannot read it");
         let began = Instant::now();
-        let broker = Broker::start(dir).await?;
+        let broker = OwnBroker::start(dir, &[]).await?;
         let data = broker.data().display();
         show.fact("broker", &format!("process {} at {}, data in {data}", broker.pid(), host(&broker)));
         let [ana, ben, cleo, dora] = ["ana", "ben", "cleo", "dora"].map(Reader::new);
@@ -296,6 +295,6 @@ async fn acknowledged(on_their_way: Vec<Pending>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host(broker: &Broker) -> String {
+fn host(broker: &OwnBroker) -> String {
     broker.link().hosts().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(", ")
 }

@@ -42,12 +42,22 @@ pub(crate) struct Create {
     durability: Level,
 }
 
+/// When a message counts as published.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Level {
+pub(crate) enum Level {
     /// Once it is on the broker's disk
     Durable,
     /// Once the broker holds it in memory: faster; a crash of the broker is then a named gap
     Memory,
+}
+
+impl From<Level> for Durability {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Durable => Self::Durable,
+            Level::Memory => Self::Memory,
+        }
+    }
 }
 
 impl Create {
@@ -67,10 +77,7 @@ impl Create {
         members.dedup_by_key(|(key, _)| *key);
         let policy = Policy {
             retain_ms: times::millis(self.retain),
-            durability: match self.durability {
-                Level::Durable => Durability::Durable,
-                Level::Memory => Durability::Memory,
-            },
+            durability: self.durability.into(),
             ..Policy::default()
         };
         let identity = Arc::new(self.identity.read()?);

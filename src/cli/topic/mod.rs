@@ -9,6 +9,8 @@ use clap::Subcommand;
 use super::Global;
 use super::failure::Failure;
 
+pub(crate) use create::Level;
+
 /// Create a topic, change who may read and publish there, or show it
 #[derive(Debug, Subcommand)]
 pub(crate) enum Topic {

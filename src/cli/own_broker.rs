@@ -1,4 +1,4 @@
-//! The demo's broker: this very program, as a process of its own that can be killed.
+//! A broker for one command's own use: this very program, as a process that can be killed and measured.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,26 +8,27 @@ use sealcast_proto::BrokerLink;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::cli::failure::{Exit, Failure};
+use super::failure::{Exit, Failure};
 
 /// How long a broker may take to listen.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running broker.
 #[derive(Debug)]
-pub(crate) struct Broker {
+pub(crate) struct OwnBroker {
     child: Child,
+    settings: &'static [&'static str],
     link: BrokerLink,
     data: PathBuf,
     log: PathBuf,
 }
 
-impl Broker {
-    /// Starts `sealcast broker` on loopback, on a port of the system's choice.
-    pub(crate) async fn start(dir: &Path) -> Result<Self, Failure> {
+impl OwnBroker {
+    /// Starts `sealcast broker` with these settings on loopback, on a port of the system's choice; its data lie in `dir`.
+    pub(crate) async fn start(dir: &Path, settings: &'static [&'static str]) -> Result<Self, Failure> {
         let (data, log) = (dir.join("broker"), dir.join("broker.log"));
-        let (child, link) = spawn("127.0.0.1:0", &data, &log).await?;
-        Ok(Self { child, link, data, log })
+        let (child, link) = spawn("127.0.0.1:0", &data, &log, settings).await?;
+        Ok(Self { child, settings, link, data, log })
     }
 
     /// `kill -9`, as a power cut would have it.
@@ -38,7 +39,7 @@ impl Broker {
     /// Starts it again on the same port and data.
     pub(crate) async fn restart(&mut self) -> Result<(), Failure> {
         let port = self.link.hosts().first().map_or(0, |(_, port)| *port);
-        let (child, link) = spawn(&format!("127.0.0.1:{port}"), &self.data, &self.log).await?;
+        let (child, link) = spawn(&format!("127.0.0.1:{port}"), &self.data, &self.log, self.settings).await?;
         if link != self.link {
             return Err(Failure::new(Exit::Failure, "the broker came back with another key"));
         }
@@ -59,12 +60,17 @@ impl Broker {
     }
 }
 
-async fn spawn(listen: &str, data: &Path, log: &Path) -> Result<(Child, BrokerLink), Failure> {
+async fn spawn(
+    listen: &str,
+    data: &Path,
+    log: &Path,
+    settings: &[&str],
+) -> Result<(Child, BrokerLink), Failure> {
     let starting = |error| Failure::io("start the broker", &error);
     let program = std::env::current_exe().map_err(starting)?;
     let stderr = std::fs::File::options().append(true).create(true).open(log).map_err(starting)?;
     let mut command = Command::new(program);
-    command.arg("broker").args(["--listen", listen]).arg("--data").arg(data);
+    command.arg("broker").args(["--listen", listen]).arg("--data").arg(data).args(settings);
     // The caller's settings are for the caller's broker.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SEALCAST_")) {
         command.env_remove(name);

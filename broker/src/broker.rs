@@ -58,7 +58,10 @@ impl Broker {
             write_link(path, &link)?;
         }
         let data = config.data.display();
-        tracing::info!(%local, topics, records = recovered.records, bytes = recovered.bytes, %data, "started");
+        let Recovered { records, bytes, staged_tables_dropped, imports_cleared, torn_bytes, .. } = recovered;
+        tracing::info!(
+            %local, %data, topics, records, bytes, torn_bytes, staged_tables_dropped, imports_cleared, "started"
+        );
         let listener = Arc::new(listener);
         if let Some(ops) = &ops {
             ops.show(shared.clone(), identity.public());
@@ -139,8 +142,9 @@ async fn close(log: Arc<dyn Log>) {
 
 async fn open(config: &Config) -> Result<(FjallLog, Identity, Recovered), StartError> {
     let data = config.data.clone();
+    let options = FjallOptions { reserve_bytes: config.limits.disk_reserve.0, ..FjallOptions::default() };
     let opening = tokio::task::spawn_blocking(move || {
-        let opened = FjallLog::open(&data, FjallOptions::default());
+        let opened = FjallLog::open(&data, options);
         let (log, recovered) = opened.map_err(|error| StartError::store(data.clone(), error))?;
         Ok((log, key::open(&data)?, recovered))
     });

@@ -11,7 +11,7 @@ use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, TopicId};
 
 use crate::store::{
-    Bounds, Log, LogError, MemoryLog, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write,
+    Bounds, Log, LogError, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -22,25 +22,32 @@ pub(crate) enum Disk {
 }
 
 pub(crate) struct Faulty {
-    inner: MemoryLog,
+    inner: Box<dyn Log>,
     disk: AtomicU8,
     pub(crate) syncs: AtomicUsize,
     /// Records that cannot be read any more.
     damaged: Mutex<BTreeSet<Offset>>,
+    /// Called after each write that was synced, before anybody hears of it.
+    synced: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
 impl Faulty {
-    pub(crate) fn new(inner: MemoryLog) -> Arc<Self> {
+    pub(crate) fn new(inner: impl Log) -> Arc<Self> {
         Arc::new(Self {
-            inner,
+            inner: Box::new(inner),
             disk: AtomicU8::new(Disk::Well as u8),
             syncs: AtomicUsize::new(0),
             damaged: Mutex::default(),
+            synced: Mutex::default(),
         })
     }
 
     pub(crate) fn damages(&self, lost: impl IntoIterator<Item = u64>) {
         self.damaged.lock().unwrap().extend(lost.into_iter().map(Offset));
+    }
+
+    pub(crate) fn when_synced(&self, then: impl FnMut() + Send + 'static) {
+        *self.synced.lock().unwrap() = Some(Box::new(then));
     }
 
     pub(crate) fn becomes(&self, disk: Disk) {
@@ -52,15 +59,25 @@ type Result<T> = std::result::Result<T, LogError>;
 
 impl Log for Faulty {
     fn write(&self, writes: &[Write], sync: bool) -> Result<()> {
-        let disk = self.disk.load(Ordering::SeqCst);
-        if disk == Disk::Full as u8 {
-            return Err(LogError::Full { dir: PathBuf::from("/full"), free: 0, reserve: 1 });
-        }
-        if disk == Disk::Broken as u8 {
-            return Err(LogError::Io { doing: "testing", error: Arc::new(std::io::Error::other("broken")) });
-        }
+        self.room()?;
         self.syncs.fetch_add(usize::from(sync), Ordering::SeqCst);
-        self.inner.write(writes, sync)
+        self.inner.write(writes, sync)?;
+        if sync && let Some(then) = &mut *self.synced.lock().unwrap() {
+            then();
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> Result<()> {
+        match self.disk.load(Ordering::SeqCst) {
+            disk if disk == Disk::Full as u8 => {
+                Err(LogError::Full { dir: PathBuf::from("/full"), free: 0, reserve: 1 })
+            }
+            disk if disk == Disk::Broken as u8 => {
+                Err(LogError::Io { doing: "testing", error: Arc::new(std::io::Error::other("broken")) })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn level(&self) -> Level {

@@ -134,6 +134,9 @@ pub struct Limits {
     pub retain_bytes: Size,
     /// How often retention is applied.
     pub retention_every: Duration,
+    /// Bytes of the disk that stay free: below, nothing is taken any more. Room for what was acknowledged to move from the
+    /// journals (256 MiB) to its files, and for retention to do its work, which needs space to make space.
+    pub disk_reserve: Size,
     /// How long a shutdown may take: one slow fsync, and round trips for the answers.
     pub drain: Duration,
 }
@@ -168,6 +171,7 @@ impl Default for Limits {
             retain_time: Duration::ZERO,
             retain_bytes: Size(0),
             retention_every: Duration::from_secs(10),
+            disk_reserve: Size(384 << 20),
             drain: Duration::from_secs(5),
         }
     }

@@ -38,6 +38,16 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// Whether what the store held is lost, and not only out of reach.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Log(error) => error.is_damage(),
+            Self::Damaged { .. } => true,
+        }
+    }
+}
+
 /// Reads a topic's roster and its publishers' newest epochs. Nothing appended later than this call is seen. Offsets below
 /// `past` were given out before.
 pub fn load(log: &dyn Log, topic: TopicId, genesis: &Genesis, past: Offset) -> Result<Loaded, LoadError> {

@@ -76,6 +76,15 @@ pub fn contexts(
     at: Offset,
     indexes: &[MemberIndex],
 ) -> Result<Vec<Context>, LogError> {
+    contexts_of(log, topic, at, indexes).map_err(|error| lost(topic, "the headers", error))
+}
+
+fn contexts_of(
+    log: &dyn Log,
+    topic: TopicId,
+    at: Offset,
+    indexes: &[MemberIndex],
+) -> Result<Vec<Context>, LogError> {
     let mut out = Vec::new();
     for (publisher, _) in log.publishers(&topic)? {
         let Some(epoch) = epoch_before(log, topic, &publisher, at)? else { continue };
@@ -123,7 +132,8 @@ pub fn epochs(
     let mut out: Vec<EpochDelivery> = Vec::new();
     let mut up_to = epoch;
     while out.len() < MAX_EPOCHS_FETCHED {
-        let step = log.epochs_back(&topic, publisher, up_to, STEP)?;
+        let step = log.epochs_back(&topic, publisher, up_to, STEP);
+        let step = step.map_err(|error| lost(topic, "the headers", error))?;
         let Some(oldest) = step.last().map(|oldest| oldest.epoch) else { break };
         for found in step {
             if found.offset >= head {
@@ -170,12 +180,13 @@ pub fn rosters(
     if from > through {
         return Ok(Vec::new());
     }
-    let stored = log.rosters(&topic, from, max_bytes)?;
+    let lost = |error| lost(topic, "the roster", error);
+    let stored = log.rosters(&topic, from, max_bytes).map_err(lost)?;
     let mut out = Vec::with_capacity(stored.len());
     for stored in stored.into_iter().take_while(|stored| stored.seq <= through) {
         let item = EntryBundle::decode(stored.bundle)
             .and_then(|bundle| RosterItem::from_bundle(stored.offset, bundle))
-            .map_err(|error| LogError::Corrupt(error.to_string()))?;
+            .map_err(|error| lost(LogError::Corrupt(error.to_string())))?;
         out.push(item);
     }
     Ok(out)
@@ -200,6 +211,17 @@ pub fn first_entry(
         None => born.policy_bytes().clone(),
     };
     Ok(Some(RosterDelivery { roles: Some(roles), policy: Some(policy), ..item.delivery(ops) }))
+}
+
+/// Damage beside the log, without which a stream cannot go on, says whose it is.
+fn lost(topic: TopicId, what: &str, error: LogError) -> LogError {
+    match error {
+        LogError::Corrupt(why) => LogError::Corrupt(format!("{what} of topic {}: {why}", topic.short())),
+        error if error.is_damage() => {
+            LogError::Corrupt(format!("{what} of topic {}: {error}", topic.short()))
+        }
+        error => error,
+    }
 }
 
 /// A limit was reached; later it may not be.

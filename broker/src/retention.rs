@@ -68,6 +68,12 @@ struct Oldest {
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut oldest = HashMap::new();
     loop {
+        // Even if nobody writes: retention may be what met the full disk, and no topic waits for space then.
+        if let Some(LogError::Full { .. }) = shared.storage.trouble()
+            && let Err(error) = shared.storage.reads.run(|log| log.recover()).await
+        {
+            tracing::debug!(%error, "not writable");
+        }
         for topic in shared.registry.topics() {
             match apply_to(&shared, &topic, &mut oldest).await {
                 Ok(()) => {}

@@ -123,6 +123,10 @@ pub static SETTINGS: &[Setting] = &[
     limit!(retain_time, "Cap on the time that topics keep records, over their own policies; 0: none."),
     limit!(retain_bytes, "Cap on the bytes of records that a topic keeps, over its own policy; 0: none."),
     limit!(retention_every, "How often retention is applied."),
+    fixed_limit!(
+        disk_reserve,
+        "What stays free on the disk: below, nothing is taken any more. Room for the journals to move to files, and for retention to work."
+    ),
     limit!(connections, "Connections, a count: some 50 KB each."),
     limit!(
         connections_per_identity,

@@ -1,9 +1,11 @@
 //! What all sessions of a broker share: its topics, its store, its limits, and the way into a topic.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::object::Genesis;
 use sealcast_proto::{Offset, PublicKey, Signed, TopicId};
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 use crate::actor::Actor;
 use crate::config::Config;
 use crate::handle::{Opened, Origin, Topic};
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::load::{self, LoadError};
 use crate::lookup;
 use crate::ops::metrics::Metrics;
@@ -22,7 +24,7 @@ use crate::present::Present;
 use crate::rate::Bucket;
 use crate::registry::Registry;
 use crate::storage::Storage;
-use crate::store::{Log, Write};
+use crate::store::{Log, LogError, Write};
 use crate::tasks::Tasks;
 use crate::topic::SessionId;
 
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     /// Streams that owe their client an answer.
     pub(crate) owing: Tasks,
     next_session: AtomicU64,
+    /// Topics whose roster or headers the disk lost: nothing is served of them, and nobody may create them anew.
+    damaged: OnceLock<HashSet<TopicId>>,
     /// One topic is created at a time: two creations of one topic are one.
     creating: Mutex<()>,
 }
@@ -84,6 +88,7 @@ impl Shared {
             stopping: watch::Sender::new(false),
             owing: Tasks::default(),
             next_session: AtomicU64::new(1),
+            damaged: OnceLock::new(),
             creating: Mutex::new(()),
         }
     }
@@ -133,18 +138,42 @@ impl Shared {
         free.f_bavail.checked_mul(free.f_frsize)
     }
 
-    /// Takes up every topic that the store holds. Returns how many.
+    /// Takes up every topic that the store holds. Returns how many. One whose roster or headers are lost is left aside: it
+    /// is no reason to keep the others from their members.
     pub(crate) async fn take_up(&self) -> Result<usize, LoadError> {
+        let mut damaged = HashSet::new();
         for (id, genesis) in self.storage.reads.run(|log| log.topics()).await? {
-            let signed: Signed<Genesis> = load::kept(&genesis)?;
-            let damaged = |error: sealcast_proto::object::ObjectError| LoadError::Damaged {
-                topic: id.short(),
-                why: error.to_string(),
-            };
-            let genesis = signed.verify_topic(&id).map_err(damaged)?;
-            self.begin(Origin { id, genesis, signed }).await?;
+            match self.take_up_one(id, &genesis).await {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => {
+                    tracing::error!(topic = %id.short(), %error, "not served: restore the data directory from a copy, or import this topic and the others into a new one");
+                    damaged.insert(id);
+                }
+                Err(error) => return Err(error),
+            }
         }
+        // Set once, here.
+        let _ = self.damaged.set(damaged);
         Ok(self.registry.len())
+    }
+
+    async fn take_up_one(&self, id: TopicId, genesis: &Bytes) -> Result<(), LoadError> {
+        let signed: Signed<Genesis> = load::kept(genesis)?;
+        let damaged = |error: sealcast_proto::object::ObjectError| LoadError::Damaged {
+            topic: id.short(),
+            why: error.to_string(),
+        };
+        let genesis = signed.verify_topic(&id).map_err(damaged)?;
+        self.begin(Origin { id, genesis, signed }).await
+    }
+
+    /// Whoever asks for a damaged topic comes again: perhaps it is restored by then.
+    fn not_damaged(&self, id: &TopicId) -> Result<(), Refusal> {
+        if !self.damaged.get().is_some_and(|damaged| damaged.contains(id)) {
+            return Ok(());
+        }
+        let refusal = Refusal::new(Code::ReadOnly, "the broker lost what belongs to this topic");
+        Err(Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..refusal })
     }
 
     async fn begin(&self, origin: Origin) -> Result<(), LoadError> {
@@ -171,6 +200,7 @@ impl Shared {
         if genesis.owner != peer || !self.may_create(&peer) {
             return Err(Refusal::new(Code::NotAllowed, "this broker lets only its owners create topics"));
         }
+        self.not_damaged(&id)?;
         let _one_at_a_time = self.creating.lock().await;
         if self.registry.topic(&id).is_some() {
             return Ok(());
@@ -203,6 +233,7 @@ impl Shared {
         may: impl FnOnce(&Opened) -> bool,
     ) -> Result<(Arc<Topic>, Opened), Refusal> {
         let begun = Instant::now();
+        self.not_damaged(id)?;
         if let Some(topic) = self.registry.topic(id)
             && let Some(opened) = topic.open(peer).await?.filter(may)
         {
@@ -229,14 +260,13 @@ impl Shared {
     /// Why it does not take everything, if it does not.
     pub(crate) fn why_not_ready(&self) -> Option<&'static str> {
         if self.is_draining() {
-            Some("draining")
-        } else if self.storage.commit.failure().is_some() {
-            Some("storage failed")
-        } else if self.storage.commit.is_full() {
-            Some("disk full")
-        } else {
-            None
+            return Some("draining");
         }
+        // Asked now, not remembered: a broker that nobody writes to because it is not ready would never notice the space.
+        self.storage.trouble().map(|trouble| match trouble {
+            LogError::Full { .. } => "disk full",
+            _ => "storage failed",
+        })
     }
 
     /// Ends the topics' tasks: nothing is answered any more.

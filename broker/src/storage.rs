@@ -20,4 +20,9 @@ impl Storage {
         let commit = Arc::new(Commit::with_budget(log.clone(), limits.commit_bytes.get())?);
         Ok(Self { commit, reads: Reads::new(log), ring_bytes: limits.ring_bytes.get() })
     }
+
+    /// Why nothing is stored, as of now: [`LogError::Full`] passes by itself, anything else with a restart.
+    pub(crate) fn trouble(&self) -> Option<LogError> {
+        self.commit.failure().or_else(|| self.reads.log().room().err())
+    }
 }

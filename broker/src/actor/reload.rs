@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{Actor, keep};
 use crate::load::{self, Loaded};
-use crate::store::Log;
+use crate::store::{Log, LogError};
 
 impl Actor {
     /// The machine is ahead of its log: makes it anew from what is stored, with a new writer.
@@ -13,7 +13,11 @@ impl Actor {
         let begun = Instant::now();
         let writer = self.storage.commit.writer();
         let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
-        let load = move |log: &dyn Log| Ok(load::load(log, origin.id, &origin.genesis, past));
+        let load = move |log: &dyn Log| {
+            // First: what failed for want of space is there afterwards, or is not.
+            log.recover()?;
+            Ok(load::load(log, origin.id, &origin.genesis, past))
+        };
         match self.storage.reads.run(load).await {
             Ok(Ok(Loaded { machine, index, .. })) => {
                 self.machine = machine;
@@ -24,6 +28,8 @@ impl Actor {
                 tracing::info!(topic = %self.topic.id().short(), "took up the log again");
             }
             Ok(Err(error)) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
+            // Said by the commit thread, and again with every write that comes.
+            Err(LogError::Full { .. }) => {}
             Err(error) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),
         }
         if self.machine.has_failed() {

@@ -1,3 +1,5 @@
+mod recorded;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +34,10 @@ struct Bench {
 
 impl Bench {
     async fn new(policy: Policy) -> Self {
-        let disk = Faulty::new(MemoryLog::new());
+        Self::on(Faulty::new(MemoryLog::new()), policy).await
+    }
+
+    async fn on(disk: Arc<Faulty>, policy: Policy) -> Self {
         let storage = Storage::start(disk.clone(), &Config::new(".").limits).unwrap();
         let shared = Shared::new(storage, &Config::new("."));
         let (id, parsed, signed) = genesis(0);

@@ -9,7 +9,7 @@
 //! awaited, before the record is taken off its stream.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -123,11 +123,6 @@ impl Commit {
     /// Why nothing is stored any more until a restart; `None` while things are, or will be once there is space.
     pub fn failure(&self) -> Option<LogError> {
         self.shared.fatal.get().cloned()
-    }
-
-    /// Whether the last write found no space; the next may.
-    pub fn is_full(&self) -> bool {
-        self.shared.full.load(Ordering::Relaxed)
     }
 
     /// How it has fared.
@@ -248,7 +243,6 @@ impl Drop for Done {
 #[derive(Default)]
 struct Shared {
     fatal: OnceLock<LogError>,
-    full: AtomicBool,
     counters: Counters,
 }
 
@@ -339,7 +333,6 @@ impl Worker {
         let counters = &self.shared.counters;
         let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
         add(&counters.busy_us, u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-        self.shared.full.store(matches!(result, Err(LogError::Full { .. })), Ordering::Relaxed);
         match &result {
             Ok(()) => {
                 add(&counters.groups, 1);

@@ -28,6 +28,9 @@ impl Log for Scripted {
     fn level(&self) -> Level {
         self.inner.level()
     }
+    fn room(&self) -> Result<(), LogError> {
+        self.inner.room()
+    }
     fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
         self.inner.topics()
     }

@@ -2,15 +2,18 @@
 
 mod dir;
 mod engine;
+mod import;
 mod journal;
 mod open;
 mod read;
+mod reopen;
+mod trim;
 mod write;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use ::fjall::PersistMode;
 use bytes::Bytes;
@@ -19,15 +22,16 @@ use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, TopicId};
 
 use self::dir::DataDir;
-use self::engine::{Engine, translate};
+use self::engine::{Engine, is_full, translate};
 pub use self::open::Recovered;
 use super::tail::{Tail, Tails, plan};
 use super::{
     Bounds, Log, LogError, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write, keys,
 };
 
-/// Keys removed in one step, a count: bounds how long a trim keeps the commit thread waiting.
-const REMOVE_STEP: usize = 4096;
+/// Bytes beyond the reserve from which on there is room again: what one commit may bring, so that a store which says that
+/// there is room does not refuse the next one.
+const HEADROOM: usize = super::GROUP_BYTES;
 
 /// How to run the store.
 #[derive(Clone, Debug)]
@@ -48,14 +52,17 @@ impl Default for FjallOptions {
 
 /// A store in a directory.
 pub struct FjallLog {
-    engine: Engine,
+    /// `None` while it is being opened again, or could not be.
+    engine: RwLock<Option<Arc<Engine>>>,
     options: FjallOptions,
     tails: RwLock<Tails>,
     /// Held by whoever writes; inside, the tables that no epoch has named yet.
     writing: Mutex<HashSet<TableId>>,
     next_table: AtomicU64,
-    /// The first failure of a write: nothing is written after it.
-    failed: OnceLock<LogError>,
+    /// The first failure of a write: nothing is written after it, until it was a full disk and there is space again.
+    failed: Mutex<Option<LogError>>,
+    /// Whether the disk was seen full since the last write that succeeded.
+    was_full: AtomicBool,
     // Last: the lock goes when the engine has gone.
     dir: DataDir,
 }
@@ -68,73 +75,78 @@ impl FjallLog {
 
     /// Bytes on the disk, journals included.
     pub fn disk_bytes(&self) -> Result<u64, LogError> {
-        self.engine.db.disk_space().map_err(|error| self.translate("measuring the data directory", error))
+        self.engine()?.db.disk_space().map_err(|error| self.translate("measuring the data directory", error))
     }
 
     fn translate(&self, doing: &'static str, error: ::fjall::Error) -> LogError {
         translate(doing, &self.dir, error)
     }
 
-    /// Keeps the first failure: the engine's later ones only say that there was one.
-    fn fail(&self, doing: &'static str, error: ::fjall::Error) -> LogError {
-        self.failed.get_or_init(|| self.translate(doing, error)).clone()
+    fn engine(&self) -> Result<Arc<Engine>, LogError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // It was full when the engine was to be opened again.
+        engine.map_or_else(|| Err(self.full(0)), Ok)
     }
 
+    /// Keeps the first failure: the engine's later ones only say that there was one.
+    fn fail(&self, doing: &'static str, error: ::fjall::Error) -> LogError {
+        let echo = matches!(error, ::fjall::Error::Poisoned);
+        let error = match self.translate(doing, error) {
+            // One of the engine's threads failed, and it does not say of what.
+            error @ LogError::Io { .. } if echo && self.was_full.load(Ordering::Relaxed) => {
+                self.or_full(error)
+            }
+            error if is_full(&error) => self.or_full(error),
+            error => error,
+        };
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert(error).clone()
+    }
+
+    fn or_full(&self, error: LogError) -> LogError {
+        tracing::warn!(%error, "the disk is full");
+        self.full(self.dir.free().unwrap_or_default())
+    }
+
+    fn full(&self, free: u64) -> LogError {
+        LogError::Full { dir: self.dir.path().into(), free, reserve: self.options.reserve_bytes }
+    }
+
+    fn failure(&self) -> Option<LogError> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For whoever writes; opens the engine again if a full disk stopped it and there is space now.
     fn writable(&self) -> Result<MutexGuard<'_, HashSet<TableId>>, LogError> {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.failed.get() {
-            Some(error) => Err(error.clone()),
-            None => Ok(writing),
+        match self.failure() {
+            Some(LogError::Full { .. }) => self.reopen()?,
+            Some(error) => return Err(error),
+            None => {}
         }
+        Ok(writing)
     }
 
     fn tail(&self, topic: &TopicId) -> Tail {
         self.tails.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or_default()
     }
 
-    /// Refuses what would eat into the reserve, before the engine meets a full disk half way through a batch.
-    fn room_for(&self, writes: &[Write]) -> Result<(), LogError> {
-        let size: usize = writes.iter().map(Write::size).sum();
-        let (free, reserve) = (self.dir.free()?, self.options.reserve_bytes);
-        if size > 0 && free < reserve.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)) {
-            return Err(LogError::Full { dir: self.dir.path().into(), free, reserve });
-        }
-        Ok(())
+    fn keep_tail(&self, topic: &TopicId, tail: Option<Tail>) {
+        let mut tails = self.tails.write().unwrap_or_else(PoisonError::into_inner);
+        match tail {
+            Some(tail) => tails.insert(*topic, tail),
+            None => tails.remove(topic),
+        };
     }
 
-    /// One step of a trim, up to [`REMOVE_STEP`] records; whether there are more.
-    fn trim_step(&self, topic: &TopicId, before: Offset, trimmed: &mut Trimmed) -> Result<bool, LogError> {
-        // Writers wait meanwhile, so the tail does not change under us.
-        let _writing = self.writable()?;
-        let mut tail = self.tail(topic);
-        let before = before.min(tail.next);
-        if before <= tail.first {
-            return Ok(false);
+    /// Refuses what would eat into the reserve, before the engine meets a full disk half way through a batch.
+    fn room_for(&self, size: usize, reserve: u64) -> Result<(), LogError> {
+        let free = self.dir.free()?;
+        if free < reserve.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)) {
+            self.was_full.store(true, Ordering::Relaxed);
+            return Err(self.full(free));
         }
-        let mut batch = self.engine.db.batch();
-        let (mut first, mut start) = (before, tail.end);
-        let mut more = false;
-        for record in
-            engine::from(&self.engine.log, topic.as_bytes(), &keys::log_from(topic, tail.first).done())
-        {
-            let key = record.key().map_err(|error| self.translate("trimming", error))?;
-            let place = keys::parse_log(&key)?;
-            more = place.offset < before && batch.len() == REMOVE_STEP;
-            if place.offset >= before || more {
-                first = if more { place.offset } else { before };
-                start = place.start;
-                break;
-            }
-            // Each key was inserted once: insertion and removal vanish together when they meet.
-            batch.remove_weak(&self.engine.log, key);
-        }
-        trimmed.records = trimmed.records.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
-        trimmed.bytes = trimmed.bytes.saturating_add(start.saturating_sub(tail.start));
-        batch.insert(&self.engine.index, keys::of_topic(keys::TRIM, topic), keys::trim_value(first, start));
-        batch.durability(Some(PersistMode::Buffer)).commit().map_err(|error| self.fail("trimming", error))?;
-        (tail.first, tail.start) = (first, start);
-        self.tails.write().unwrap_or_else(PoisonError::into_inner).insert(*topic, tail);
-        Ok(more)
+        Ok(())
     }
 }
 
@@ -146,20 +158,35 @@ impl Log for FjallLog {
     fn write(&self, writes: &[Write], sync: bool) -> Result<(), LogError> {
         let mut staged = self.writable()?;
         let plan = plan(writes, &self.tails.read().unwrap_or_else(PoisonError::into_inner))?;
-        self.room_for(writes)?;
-        let batch = write::batch(&self.engine, writes, &plan, &mut staged);
-        let batch = batch.map_err(|error| self.fail("writing", error))?;
-        if batch.is_empty() {
-            return if sync {
-                self.engine.sync().map_err(|error| self.fail("syncing", error))
-            } else {
-                Ok(())
-            };
+        let size: usize = writes.iter().map(Write::size).sum();
+        if size > 0 {
+            self.room_for(size, self.options.reserve_bytes)?;
         }
+        let engine = self.engine()?;
+        // Of a write that fails no table is staged.
+        let mut staging = staged.clone();
+        let batch = write::batch(&engine, writes, &plan, &mut staging);
+        let batch = batch.map_err(|error| self.fail("writing", error))?;
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        batch.durability(Some(mode)).commit().map_err(|error| self.fail("writing", error))?;
+        if !batch.is_empty() {
+            batch.durability(Some(mode)).commit().map_err(|error| self.fail("writing", error))?;
+        } else if sync {
+            engine.sync().map_err(|error| self.fail("syncing", error))?;
+        }
+        *staged = staging;
         self.tails.write().unwrap_or_else(PoisonError::into_inner).extend(plan.tails);
+        self.was_full.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn room(&self) -> Result<(), LogError> {
+        self.room_for(HEADROOM, self.options.reserve_bytes)?;
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    fn recover(&self) -> Result<(), LogError> {
+        self.room_for(HEADROOM, self.options.reserve_bytes)?;
+        self.writable().map(drop)
     }
 
     fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
@@ -251,70 +278,17 @@ impl Log for FjallLog {
     }
 
     fn trim(&self, topic: &TopicId, before: Offset) -> Result<Trimmed, LogError> {
-        let mut trimmed = Trimmed::default();
-        while self.trim_step(topic, before, &mut trimmed)? {}
-        Ok(trimmed)
+        self.trim_all(topic, before)
     }
 
     fn drop_epochs(&self, topic: &TopicId, publisher: &PublicKey, before: Epoch) -> Result<u64, LogError> {
-        let mut dropped = 0;
-        loop {
-            let (step, more) = self.drop_step(topic, publisher, before)?;
-            dropped += step;
-            if !more {
-                return Ok(dropped);
-            }
-        }
-    }
-}
-
-impl FjallLog {
-    /// One step of [`Log::drop_epochs`]: batch entries first, then whole epochs, so that a crash between two steps
-    /// leaves nothing that no epoch leads to.
-    fn drop_step(
-        &self,
-        topic: &TopicId,
-        publisher: &PublicKey,
-        before: Epoch,
-    ) -> Result<(u64, bool), LogError> {
-        let _writing = self.writable()?;
-        let reading = |error| self.translate("dropping epochs", error);
-        let index = &self.engine.index;
-        let mut batch = self.engine.db.batch();
-        let (mut dropped, mut more) = (0, false);
-        let below = |tag| {
-            let prefix = keys::of_publisher(tag, topic, publisher);
-            engine::before(index, &prefix.clone().done(), &prefix.u64(before.0).done())
-        };
-        for entry in below(keys::BATCH) {
-            more = batch.len() == REMOVE_STEP;
-            if more {
-                break;
-            }
-            batch.remove(index, entry.key().map_err(reading)?);
-        }
-        if !more {
-            for entry in below(keys::EPOCH) {
-                more = batch.len() >= REMOVE_STEP;
-                if more {
-                    break;
-                }
-                let (key, value) = entry.into_inner().map_err(reading)?;
-                if let (_, Some(table)) = keys::parse_epoch_value(&value)? {
-                    for chunk in self.engine.tables.prefix(table.0.to_be_bytes()) {
-                        batch.remove(&self.engine.tables, chunk.key().map_err(reading)?);
-                    }
-                }
-                batch.remove(index, key);
-                dropped += 1;
-            }
-        }
-        let batch = batch.durability(Some(PersistMode::Buffer));
-        batch.commit().map_err(|error| self.fail("dropping epochs", error))?;
-        Ok((dropped, more))
+        self.drop_all(topic, publisher, before)
     }
 }
 
 #[cfg(test)]
 #[path = "fjall/test.rs"]
 pub(super) mod tests;
+#[cfg(test)]
+#[path = "fjall/trace_test.rs"]
+mod trace;

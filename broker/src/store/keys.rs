@@ -13,6 +13,7 @@
 //! |           | `B` topic 32 ‖ publisher 32 ‖ epoch 8 ‖ batch_no 8 | offset 8 ‖ the digest                       |
 //! |           | `K` owner 32                                     | the prekey                                    |
 //! |           | `S` table 8                                      | nothing: the table is staged                  |
+//! |           | `I` topic 32                                     | nothing: the topic is being imported          |
 //!
 //! `start` is how many bytes of records the topic stored before this one. With it and `stored_ms` in the key, a search by
 //! time or by size reads keys only, never a record. No table is 2⁶⁴−1: that says "none".
@@ -29,6 +30,7 @@ pub(super) const EPOCH: u8 = b'E';
 pub(super) const BATCH: u8 = b'B';
 pub(super) const PREKEY: u8 = b'K';
 pub(super) const STAGED: u8 = b'S';
+pub(super) const IMPORT: u8 = b'I';
 
 /// A key being put together.
 #[derive(Clone)]
@@ -104,6 +106,11 @@ pub(super) fn chunk(table: TableId, first: MemberIndex) -> Vec<u8> {
 
 pub(super) fn parse_chunk_table(key: &[u8]) -> Result<TableId, LogError> {
     Ok(TableId(Parts::after(key, 0, "a table key").u64()?))
+}
+
+pub(super) fn parse_chunk_member(key: &[u8]) -> Result<MemberIndex, LogError> {
+    let member = key.get(8..12).and_then(|member| member.try_into().ok());
+    Ok(MemberIndex(u32::from_be_bytes(member.ok_or_else(|| corrupt("a table key"))?)))
 }
 
 pub(super) fn of_topic(tag: u8, topic: &TopicId) -> Vec<u8> {

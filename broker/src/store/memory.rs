@@ -92,6 +92,10 @@ impl Log for MemoryLog {
         Ok(())
     }
 
+    fn room(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
         let inner = self.inner();
         Ok(inner.topics.iter().filter_map(|(id, topic)| Some((*id, topic.genesis.clone()?))).collect())

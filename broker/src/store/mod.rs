@@ -42,9 +42,19 @@ pub trait Log: Send + Sync + 'static {
     /// safe as [`Log::level`] says when this returns; without, they may be lost in a crash, but never without those
     /// written after them.
     ///
-    /// After [`LogError::Full`] and [`LogError::Misuse`] nothing of it was written and the next write may succeed.
-    /// After any other error it is not known whether it was; every later write fails, and a restart tells.
+    /// After [`LogError::Misuse`] nothing of it was written and the next write may succeed. After [`LogError::Full`] the
+    /// next write may succeed too, and after [`Log::recover`] the log tells whether this one did. After any other error
+    /// every later write fails, and a restart tells.
     fn write(&self, writes: &[Write], sync: bool) -> Result<(), LogError>;
+
+    /// Whether the next write would find space and a store that works; cheap, and nothing is tried.
+    fn room(&self) -> Result<(), LogError>;
+
+    /// The same, after doing what it takes to go on after [`LogError::Full`]; may take as long as opening the store. What
+    /// was read before may differ afterwards: a write that failed may turn out to be there.
+    fn recover(&self) -> Result<(), LogError> {
+        self.room()
+    }
 
     /// Every topic and its genesis.
     fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError>;
@@ -338,7 +348,7 @@ pub struct Trimmed {
 /// What can go wrong in a store. Cloned to everybody whose write it failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
-    /// No space is left. Nothing of the write was stored; the broker goes on by itself once there is space.
+    /// No space is left. The broker goes on by itself once there is space.
     #[error("the disk of {} is full ({free} bytes free, {reserve} are kept free): make space, the broker goes on by itself", dir.display())]
     Full {
         /// The data directory.

@@ -9,6 +9,8 @@ mod world;
 
 /// Going away: what was sent is answered, and everybody is told.
 mod drain;
+/// A disk that fills up under load, and has space again.
+mod full_disk;
 /// Roster heads on subscriptions.
 mod heads;
 /// Bytes that are no frames, and requests that are not allowed.

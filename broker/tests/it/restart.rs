@@ -1,6 +1,7 @@
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use sealcast_broker::store::{FjallLog, FjallOptions, Log, Write};
 use sealcast_broker::{Broker, Config, StartError};
 use sealcast_proto::frame::{Code, From, HoleReason, Reply};
 use sealcast_proto::policy::{Durability, Policy};
@@ -169,4 +170,34 @@ async fn what_the_disk_lost_is_announced_and_the_rest_delivered() {
     let client = world.client(2).await;
     let mut pipe = client.publish(topic).await;
     pipe.batch(&mut hand, b"on it goes").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_roster_is_lost_keeps_no_other_from_its_members() {
+    let mut world = World::new().await;
+    let (whole, admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let (lost, parsed, signed) = crate::hand::genesis(7);
+    owner.create(&signed).await.unwrap();
+    let entry = crate::hand::Admin::new(lost, &parsed).add(&[(3, Role::Reader)]);
+    owner.append(lost, &entry).await.unwrap();
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(whole, 2, &admin, &[3]).await;
+    pipe.batch(&mut hand, b"before").await;
+    drop((owner, client, pipe));
+    world.broker.take().unwrap().shutdown().await;
+    let (log, _) = FjallLog::open(world.dir.path(), FjallOptions::default()).unwrap();
+    let bundle = bytes::Bytes::from_static(b"not a roster entry");
+    let damage = [Write::Roster { topic: lost, seq: RosterSeq(1), offset: Offset(0), bundle }];
+    log.write(&damage, true).unwrap();
+    drop(log);
+    world.start().await;
+
+    let owner = world.client(1).await;
+    // Not as if it had never been: it may be restored, and nobody may begin it anew until then.
+    for refusal in [owner.create(&signed).await.unwrap_err(), owner.append(lost, &entry).await.unwrap_err()] {
+        assert_eq!((refusal.code, refusal.retry_after_ms > 0), (Code::ReadOnly, true), "{refusal}");
+    }
+    let client = world.client(2).await;
+    client.publish(whole).await.batch(&mut hand, b"after").await;
+    assert_eq!(ciphertexts(&world.client(3).await.read_all(whole, From::Earliest, None).await).len(), 2);
 }

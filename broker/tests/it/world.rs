@@ -38,9 +38,14 @@ impl World {
     }
 
     pub async fn with(limits: Limits) -> Self {
-        let mut world = Self { dir: tempfile::tempdir().unwrap(), broker: None, limits, ops: None };
+        let mut world = Self { limits, ..Self::not_started() };
         world.start().await;
         world
+    }
+
+    /// Its directory, and no broker yet.
+    pub fn not_started() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), broker: None, limits: Limits::default(), ops: None }
     }
 
     pub fn config(&self) -> Config {

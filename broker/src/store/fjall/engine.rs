@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::FjallOptions;
 use super::dir::{DataDir, io};
-use super::journal::cut_torn_tail;
+use super::journal::cut_unfinished;
 use crate::store::LogError;
 
 /// What a keyspace gathers in memory before it goes to a file, bytes: four may wait per keyspace.
@@ -34,22 +34,18 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn open(dir: &DataDir, options: &FjallOptions) -> Result<Self, LogError> {
+    /// Opens it; with how many bytes of unfinished writes it cut off.
+    pub(super) fn open(dir: &DataDir, options: &FjallOptions) -> Result<(Self, u64), LogError> {
         let doing = |error| translate("opening the storage engine", dir, error);
-        let open = || {
-            Database::builder(dir.log()).cache_size(options.cache_bytes).max_journaling_size(JOURNALS).open()
-        };
-        let db = match open() {
-            Err(error @ Error::JournalRecovery(_)) => {
-                match cut_torn_tail(&dir.log()).map_err(io("reading the journal"))? {
-                    Some(bytes) => tracing::warn!(bytes, "cut off a write that a power loss left unfinished"),
-                    None => return Err(doing(error)),
-                }
-                open()
-            }
-            done => done,
-        };
-        let db = db.map_err(doing)?;
+        let torn = cut_unfinished(&dir.log()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => LogError::Corrupt(error.to_string()),
+            _ => io("reading the journal")(error),
+        })?;
+        if torn > 0 {
+            tracing::warn!(bytes = torn, "cut off a write that was not finished when the broker stopped");
+        }
+        let db = Database::builder(dir.log()).cache_size(options.cache_bytes).max_journaling_size(JOURNALS);
+        let db = db.open().map_err(doing)?;
         // Searched by range only, where filters do not help.
         let ranged = || KeyspaceCreateOptions::default().filter_policy(FilterPolicy::disabled());
         let bulky = || {
@@ -59,13 +55,14 @@ impl Engine {
                 .with_kv_separation(Some(blobs.file_target_size(BLOB_FILE).separation_threshold(BLOB_FROM)))
         };
         let small = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE);
-        Ok(Self {
+        let engine = Self {
             log: db.keyspace("log", bulky).map_err(doing)?,
             rosters: db.keyspace("rosters", bulky).map_err(doing)?,
             tables: db.keyspace("tables", bulky).map_err(doing)?,
             index: db.keyspace("index", small).map_err(doing)?,
             db,
-        })
+        };
+        Ok((engine, torn))
     }
 
     /// Everything written so far is on the disk when this returns.
@@ -117,5 +114,15 @@ pub(super) fn translate(doing: &'static str, dir: &DataDir, error: Error) -> Log
             error: Arc::new(std::io::Error::other("an earlier write to the disk failed")),
         },
         other => LogError::Corrupt(format!("{doing}: {other:?}")),
+    }
+}
+
+/// Whether it says that no space was left.
+pub(super) fn is_full(error: &LogError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        LogError::Full { .. } => true,
+        LogError::Io { error, .. } => matches!(error.kind(), StorageFull | QuotaExceeded),
+        _ => false,
     }
 }

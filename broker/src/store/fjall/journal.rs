@@ -1,9 +1,9 @@
 //! A torn tail that the engine does not get over by itself.
 //!
 //! When power fails during an fsync, the disk may hold the end of the batch being written but not its middle. No
-//! acknowledgement depends on that batch. The engine (fjall 3.1) drops a tail it cannot parse, but refuses to open over
-//! one that parses and has a wrong checksum; so that batch is cut off here. One that has an intact batch after it
-//! was damaged later: that is left as it is, for people to look at.
+//! acknowledgement depends on that batch. The engine (fjall 3.1) would drop a tail that it cannot parse, and whatever
+//! follows it, without a word, or panic over it, or refuse to open; so that batch is cut off here. One that has an intact
+//! batch after it was damaged later: that is left as it is, for people to look at.
 //!
 //! ```text
 //! batch = 1 ‖ items u32 ‖ seqno u64 ‖ item… ‖ 3 ‖ xxh3(item…) u64 ‖ "FJL\x03"         little-endian
@@ -11,33 +11,65 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// Cuts a damaged last batch off the newest journal in `dir`; returns how many bytes that were, `None` if the journal's
-/// tail is not the trouble.
-pub(super) fn cut_torn_tail(dir: &Path) -> std::io::Result<Option<u64>> {
-    let Some(path) = newest(dir)? else { return Ok(None) };
+/// The end of a batch.
+const END: &[u8] = b"FJL\x03";
+
+/// Cuts a last batch that is damaged or not whole off the newest journal in `dir`, before the engine sees it. Returns how
+/// many bytes that were.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`]: a whole batch stands behind it, so that it is no torn tail, and what was acknowledged is
+/// damaged.
+pub(super) fn cut_unfinished(dir: &Path) -> std::io::Result<u64> {
+    let Some(path) = newest(dir)? else { return Ok(0) };
     let len = std::fs::metadata(&path)?.len();
     let mut journal = Journal { reader: BufReader::new(File::open(&path)?), at: 0, len };
     let mut torn = None;
     loop {
         let begin = journal.at;
         match journal.batch() {
-            Some(true) if torn.is_some() => return Ok(None),
+            Some(true) if torn.is_some() => return Err(damaged(torn.unwrap_or(begin))),
             Some(true) => {}
             Some(false) => torn = torn.or(Some(begin)),
-            // The end; or what the engine drops by itself.
             None => break,
         }
     }
-    let Some(begin) = torn else { return Ok(None) };
-    let file = OpenOptions::new().write(true).open(&path)?;
+    let (begin, whole) = (torn.unwrap_or(journal.at), journal.at);
+    let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
+    file.seek(SeekFrom::Start(begin))?;
+    // At most one journal, 64 MiB; its end is preallocated zeros.
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(0) };
+    for at in ends(&rest) {
+        let from = begin.saturating_add(at as u64);
+        if from <= whole {
+            continue;
+        }
+        let mut reader = BufReader::new(File::open(&path)?);
+        reader.seek(SeekFrom::Start(from))?;
+        if (Journal { reader, at: from, len }).batch() == Some(true) {
+            return Err(damaged(begin));
+        }
+    }
     file.set_len(begin)?;
     file.sync_all()?;
-    Ok(Some(journal.at.saturating_sub(begin)))
+    Ok(last as u64 + 1)
+}
+
+fn damaged(at: u64) -> std::io::Error {
+    let what = format!("the journal is damaged at byte {at}, with whole writes behind it");
+    std::io::Error::new(ErrorKind::InvalidData, what)
+}
+
+/// Where batches seem to end.
+fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    bytes.windows(END.len()).enumerate().filter(|(_, it)| *it == END).map(|(at, _)| at + END.len())
 }
 
 fn newest(dir: &Path) -> std::io::Result<Option<PathBuf>> {
@@ -94,7 +126,7 @@ impl Journal {
                 }
                 3 => {
                     let expected = u64::from_le_bytes(self.take()?);
-                    let whole = &self.take::<4>()? == b"FJL\x03";
+                    let whole = self.take::<4>()? == *END;
                     return whole.then(|| checksum.digest() == expected);
                 }
                 _ => return None,

@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
 
 use ::fjall::PersistMode;
 use sealcast_proto::TopicId;
 
 use super::dir::DataDir;
 use super::engine::{Engine, translate};
-use super::{FjallLog, FjallOptions};
+use super::{FjallLog, FjallOptions, import};
 use crate::store::tail::{Tail, Tails};
 use crate::store::{LogError, TableId, keys};
 
@@ -25,12 +25,17 @@ pub struct Recovered {
     pub bytes: u64,
     /// Slot tables that were being uploaded, or waited for their header, when the broker stopped: dropped.
     pub staged_tables_dropped: u64,
+    /// Imports that were cut short: cleared away.
+    pub imports_cleared: u64,
+    /// Bytes of writes that were not finished when the machine went down, and that nobody was told were stored: cut off.
+    pub torn_bytes: u64,
 }
 
 pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Recovered), LogError> {
     let dir = DataDir::open(path)?;
-    let engine = Engine::open(&dir, &options)?;
+    let (engine, torn_bytes) = Engine::open(&dir, &options)?;
     let doing = |error| translate("recovering", &dir, error);
+    let imports_cleared = import::clear_all(&engine).map_err(doing)?;
     let staged_tables_dropped = drop_staged(&engine, doing)?;
     let last_table = engine.tables.last_key_value().map(::fjall::Guard::key).transpose().map_err(doing)?;
     let next_table = match last_table {
@@ -38,7 +43,8 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
         None => 0,
     };
     let tails = tails(&engine, doing)?;
-    let mut recovered = Recovered { staged_tables_dropped, ..Recovered::default() };
+    let mut recovered =
+        Recovered { staged_tables_dropped, imports_cleared, torn_bytes, ..Recovered::default() };
     for bounds in tails.values().map(Tail::bounds) {
         recovered.topics += 1;
         recovered.records += bounds.next.0.saturating_sub(bounds.first.0);
@@ -47,12 +53,13 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
     engine.sync().map_err(doing)?;
     dir.made()?;
     let log = FjallLog {
-        engine,
+        engine: RwLock::new(Some(Arc::new(engine))),
         options,
         tails: RwLock::new(tails),
         writing: Mutex::new(HashSet::new()),
         next_table: AtomicU64::new(next_table),
-        failed: OnceLock::new(),
+        failed: Mutex::new(None),
+        was_full: AtomicBool::new(false),
         dir,
     };
     Ok((log, recovered))
@@ -76,7 +83,7 @@ fn drop_staged(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> R
 }
 
 /// Where each topic's log begins and ends: two seeks a topic.
-fn tails(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> Result<Tails, LogError> {
+pub(super) fn tails(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> Result<Tails, LogError> {
     let mut tails = Tails::new();
     for entry in engine.index.prefix([keys::GENESIS]) {
         let topic = keys::parse_topic(&entry.key().map_err(&doing)?)?;

@@ -11,11 +11,13 @@ use crate::store::{LogError, Stored, StoredBatch, StoredEpoch, StoredRoster, Tab
 
 impl FjallLog {
     pub(super) fn get(&self, key: Vec<u8>) -> Result<Option<Bytes>, LogError> {
-        Ok(self.engine.index.get(key).map_err(|error| self.reading(error))?.map(bytes))
+        let engine = self.engine()?;
+        Ok(engine.index.get(key).map_err(|error| self.reading(error))?.map(bytes))
     }
 
     pub(super) fn read_topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
-        let entries = self.engine.index.prefix([keys::GENESIS]);
+        let engine = self.engine()?;
+        let entries = engine.index.prefix([keys::GENESIS]);
         let entries = entries.map(|entry| {
             let (key, value) = self.pair(entry)?;
             Ok((keys::parse_topic(&key)?, value))
@@ -29,9 +31,10 @@ impl FjallLog {
         offset: Offset,
         max_bytes: usize,
     ) -> Result<Vec<Stored>, LogError> {
+        let engine = self.engine()?;
         let mut bytes = 0_usize;
         let mut records = Vec::new();
-        for entry in from(&self.engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done()) {
+        for entry in from(&engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done()) {
             let stored = match self.stored(entry) {
                 Err(error) if error.is_damage() && !records.is_empty() => break,
                 stored => stored?,
@@ -54,7 +57,8 @@ impl FjallLog {
         offset: Offset,
         max: usize,
     ) -> Result<Vec<Stored>, LogError> {
-        let entries = before(&self.engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done());
+        let engine = self.engine()?;
+        let entries = before(&engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done());
         entries.rev().take(max).map(|entry| self.stored(entry)).collect()
     }
 
@@ -71,7 +75,8 @@ impl FjallLog {
     }
 
     fn place_from(&self, topic: &TopicId, offset: Offset) -> Result<Option<keys::Place>, LogError> {
-        let entry = from(&self.engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done()).next();
+        let engine = self.engine()?;
+        let entry = from(&engine.log, topic.as_bytes(), &keys::log_from(topic, offset).done()).next();
         entry.map(|entry| keys::parse_log(&entry.key().map_err(|error| self.reading(error))?)).transpose()
     }
 
@@ -81,9 +86,10 @@ impl FjallLog {
         seq: RosterSeq,
         max_bytes: usize,
     ) -> Result<Vec<StoredRoster>, LogError> {
+        let engine = self.engine()?;
         let mut bytes = 0_usize;
         let mut rosters = Vec::new();
-        for entry in from(&self.engine.rosters, topic.as_bytes(), &keys::roster_from(topic, seq).done()) {
+        for entry in from(&engine.rosters, topic.as_bytes(), &keys::roster_from(topic, seq).done()) {
             let (key, bundle) = self.pair(entry)?;
             let (seq, offset) = keys::parse_roster(&key)?;
             bytes = bytes.saturating_add(bundle.len());
@@ -100,18 +106,16 @@ impl FjallLog {
         topic: &TopicId,
         before: Offset,
     ) -> Result<Option<RosterSeq>, LogError> {
+        let engine = self.engine()?;
         let key =
             |entry: ::fjall::Guard| keys::parse_roster(&entry.key().map_err(|error| self.reading(error))?);
         let at = |seq| {
-            let entry = from(
-                &self.engine.rosters,
-                topic.as_bytes(),
-                &keys::roster_from(topic, RosterSeq(seq)).done(),
-            )
-            .next();
+            let entry =
+                from(&engine.rosters, topic.as_bytes(), &keys::roster_from(topic, RosterSeq(seq)).done())
+                    .next();
             entry.map(key).transpose()
         };
-        let Some(last) = self.engine.rosters.prefix(topic.as_bytes()).next_back() else { return Ok(None) };
+        let Some(last) = engine.rosters.prefix(topic.as_bytes()).next_back() else { return Ok(None) };
         let (last, _) = key(last)?;
         // Entries are numbered without holes: the one before the first that stands at `before` or later.
         let first_after = lowest(0, last.0.saturating_add(1), |seq| {
@@ -122,7 +126,8 @@ impl FjallLog {
     }
 
     pub(super) fn read_publishers(&self, topic: &TopicId) -> Result<Vec<(PublicKey, Bytes)>, LogError> {
-        let entries = self.engine.index.prefix(keys::of_topic(keys::PUBLISHER, topic));
+        let engine = self.engine()?;
+        let entries = engine.index.prefix(keys::of_topic(keys::PUBLISHER, topic));
         let entries = entries.map(|entry| {
             let (key, value) = self.pair(entry)?;
             Ok((keys::parse_publisher(&key)?, value))
@@ -137,9 +142,10 @@ impl FjallLog {
         up_to: Epoch,
         max: usize,
     ) -> Result<Vec<StoredEpoch>, LogError> {
+        let engine = self.engine()?;
         let prefix = keys::of_publisher(keys::EPOCH, topic, publisher).done();
         let last = keys::epoch(topic, publisher, up_to);
-        let entries = self.engine.index.range(prefix..=last).rev().take(max);
+        let entries = engine.index.range(prefix..=last).rev().take(max);
         let entries = entries.map(|entry| {
             let (key, value) = self.pair(entry)?;
             let (offset, table) = keys::parse_epoch_value(&value)?;
@@ -156,8 +162,9 @@ impl FjallLog {
         epoch: Epoch,
         before: Offset,
     ) -> Result<Option<StoredBatch>, LogError> {
+        let engine = self.engine()?;
         let prefix = keys::of_publisher(keys::BATCH, topic, publisher).u64(epoch.0).done();
-        let index = &self.engine.index;
+        let index = &engine.index;
         let parse = |entry| {
             let (key, value) = self.pair(entry)?;
             parse_batch(keys::parse_batch(&key)?.1, &value)
@@ -179,9 +186,10 @@ impl FjallLog {
     }
 
     pub(super) fn read_slot(&self, table: TableId, member: MemberIndex) -> Result<Option<Slot>, LogError> {
+        let engine = self.engine()?;
         let first = keys::chunk(table, MemberIndex(0));
         let last = keys::chunk(table, member);
-        let Some(chunk) = self.engine.tables.range(first..=last).next_back() else { return Ok(None) };
+        let Some(chunk) = engine.tables.range(first..=last).next_back() else { return Ok(None) };
         let slots = chunk.value().map_err(|error| self.reading(error))?;
         Ok(find_slot(&slots, member))
     }

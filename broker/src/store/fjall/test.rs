@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use sealcast_proto::Offset;
 
+use super::trim::REMOVE_STEP;
 use super::*;
 use crate::store::conformance::{self, Backend, record, topic};
 
@@ -90,6 +91,48 @@ fn after_a_failure_nothing_is_written() {
     assert!(again.to_string().contains("the disk is gone"), "the cause, not its echo: {again}");
     assert!(log.trim(&topic(0), Offset(1)).is_err());
     assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 1);
+}
+
+/// The disk was full in the middle of a write, or under one of the engine's threads.
+#[test]
+fn after_a_full_disk_the_store_opens_again_with_all_it_had() {
+    let full = || ::fjall::Error::Io(std::io::ErrorKind::StorageFull.into());
+    for echo in [false, true] {
+        let mut backend = OnDisk::default();
+        let log = backend.fresh();
+        log.write(&some(3), true).unwrap();
+        let chunk = |table| Write::TableChunk {
+            table,
+            first_member: MemberIndex(0),
+            slots: crate::hand::table(&[MemberIndex(0)], 1),
+        };
+        let table = log.new_table();
+        log.write(&[chunk(table)], true).unwrap();
+        let error = match echo {
+            // What the engine says of a thread's failure is no more than that there was one.
+            true => {
+                log.was_full.store(true, Ordering::Relaxed);
+                log.fail("writing", ::fjall::Error::Poisoned)
+            }
+            false => log.fail("writing", full()),
+        };
+        assert!(matches!(error, LogError::Full { .. }), "{error}");
+        assert!(matches!(log.room(), Err(LogError::Full { .. })), "not before it was opened again");
+        assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 3, "readers go on");
+        let reading = log.engine().unwrap();
+        assert!(matches!(log.recover(), Err(LogError::Full { .. })), "not while somebody reads");
+        drop(reading);
+        log.recover().unwrap();
+        log.room().unwrap();
+        assert_eq!(log.bounds(&topic(0)).unwrap().next, Offset(3));
+        let append =
+            Write::Append { topic: topic(0), offset: Offset(3), stored_ms: 9, record: record(1, 10) };
+        log.write(&[append], true).unwrap();
+        assert!(log.slot(table, MemberIndex(0)).unwrap().is_some(), "an upload goes on");
+        let log = backend.reopen(log);
+        assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 4);
+        assert_eq!(log.slot(table, MemberIndex(0)).unwrap(), None, "and is dropped by a restart");
+    }
 }
 
 #[test]
@@ -216,7 +259,7 @@ fn a_damaged_record_ends_a_read_and_can_be_passed() {
     let mut backend = OnDisk::default();
     let log = backend.fresh();
     log.write(&some(100), true).unwrap();
-    log.engine.log.rotate_memtable_and_wait().unwrap();
+    log.engine().unwrap().log.rotate_memtable_and_wait().unwrap();
     drop(log);
     let dir = backend.0.as_ref().unwrap().path();
     let values = files(dir).into_iter().filter(|(_, path)| path.to_string_lossy().contains("blob"));
@@ -232,4 +275,57 @@ fn a_damaged_record_ends_a_read_and_can_be_passed() {
     assert!(error.is_damage(), "{error}");
     let behind = log.read(&topic(0), lost.next().unwrap(), usize::MAX).unwrap();
     assert_eq!(before.len() + 1 + behind.len(), 100);
+}
+
+/// What was acknowledged is damaged, not torn: the engine would drop all that follows, or panic.
+#[test]
+fn damage_in_the_middle_of_the_journal_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = FjallOptions { reserve_bytes: 0, cache_bytes: 1 << 20 };
+    let (log, _) = FjallLog::open(dir.path(), options.clone()).unwrap();
+    log.write(&some(1), true).unwrap();
+    let journal = dir.path().join("log").join("0.jnl");
+    let begin = std::fs::read(&journal).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for offset in 1..4 {
+        let record = record(7, 100);
+        let append = Write::Append { topic: topic(0), offset: Offset(offset), stored_ms: 9, record };
+        log.write(&[append], true).unwrap();
+    }
+    let whole = std::fs::read(&journal).unwrap();
+    drop(log);
+    // A batch's tag, the tag of its item, the item's type.
+    for at in [0, 13, 14, 15] {
+        let mut damaged = whole.clone();
+        damaged[begin + at] = 0x81;
+        std::fs::write(&journal, &damaged).unwrap();
+        let Err(error) = FjallLog::open(dir.path(), options.clone()) else { panic!("lost silently: {at}") };
+        assert!(matches!(error, LogError::Corrupt(_)), "{error}");
+        assert!(std::fs::read(&journal).unwrap() == damaged, "left for people to look at");
+    }
+}
+
+/// A topic that keeps its last 32 MiB, and is given many times that.
+#[test]
+fn retention_gives_space_back() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let mut backend = OnDisk::default();
+    let log = backend.fresh();
+    log.write(&some(0), true).unwrap();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let mut most = 0;
+    for n in 0..1_024 {
+        let mut record = vec![0; 1 << 20];
+        rng.fill(&mut record[..]);
+        let append =
+            Write::Append { topic: topic(0), offset: Offset(n), stored_ms: n, record: record.into() };
+        log.write(&[append], n % 16 == 15).unwrap();
+        if n % 16 == 15 {
+            let before = log.seek_bytes(&topic(0), 32 << 20).unwrap();
+            log.trim(&topic(0), before).unwrap();
+            most = most.max(log.disk_bytes().unwrap());
+        }
+    }
+    // What it keeps, the journals, and what waits to be moved or merged.
+    let bound: u64 = (32 + 256 + 384) << 20;
+    assert!(most < bound, "{} MiB on the disk", most >> 20);
 }

@@ -205,7 +205,7 @@ fn told_to_stop() -> impl Future<Output = ()> {
 }
 
 /// `$XDG_DATA_HOME/sealcast/broker`, by default `~/.local/share/sealcast/broker`.
-fn default_data() -> PathBuf {
+pub(crate) fn default_data() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     base.unwrap_or_default().join("sealcast").join("broker")

@@ -18,6 +18,7 @@
 )]
 
 mod actor;
+pub mod archive;
 mod broker;
 mod casts;
 pub mod cli;

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use sealcast_broker::StartError;
+use sealcast_broker::archive::ArchiveError;
 use sealcast_envelope::MessageError;
 use sealcast_link::{ConnectError, RequestError};
 use sealcast_proto::frame::{Code, Refusal};
@@ -225,6 +226,16 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = if error.exit_code() == Exit::Usage as u8 { Exit::Usage } else { Exit::Failure };
         let failure = Self::new(exit, error.to_string());
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        let failure = Self::new(Exit::Failure, error.to_string());
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,

@@ -31,6 +31,8 @@ mod network;
 mod namespaces;
 // Running a broker: the page for operators word for word, limits that clients wait at, what logs and metrics never hold.
 mod operations;
+// A topic taken to another broker, and its members who follow it there.
+mod backup;
 // The broker's whole disk in the hands of members and former members.
 mod whole_log;
 // A broker that does what a test tells it to.

@@ -77,7 +77,7 @@ pub struct RosterItem {
 impl RosterItem {
     /// The entry that made `change`; `chain` stands after it. Lists are the broker's own: whatever its signer sent beside
     /// the entry was not signed.
-    pub(super) fn new(offset: Offset, bundle: &EntryBundle, change: &Change, chain: &RosterChain) -> Self {
+    pub(crate) fn new(offset: Offset, bundle: &EntryBundle, change: &Change, chain: &RosterChain) -> Self {
         Self {
             seq: change.entry.seq,
             offset,

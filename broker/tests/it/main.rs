@@ -7,6 +7,8 @@ mod hand;
 /// A broker in a temporary directory, and connections to it.
 mod world;
 
+/// Topics taken into a file and out of it.
+mod archive;
 /// Going away: what was sent is answered, and everybody is told.
 mod drain;
 /// A disk that fills up under load, and has space again.

@@ -69,3 +69,30 @@ fn what_is_wrong_is_said_in_one_line_with_a_hint() {
         stderr(&taken)
     );
 }
+
+#[test]
+fn a_running_broker_is_neither_exported_nor_imported_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("data"), dir.path().join("file"));
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sealcast-broker"));
+        command.args(args).arg("--data").arg(&data).output().unwrap()
+    };
+    let file = file.to_str().unwrap();
+    let none = run(&["export", "-o", file]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(stderr(&none).contains("is no broker's data directory\nhint: "), "{}", stderr(&none));
+    assert!(!data.exists(), "looking makes nothing");
+    let mut running = Running(broker(&data, &[]).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let busy = run(&["export", "-o", file]);
+    assert_eq!(busy.status.code(), Some(1));
+    assert!(stderr(&busy).contains("\nhint: the broker is running: stop it first"), "{}", stderr(&busy));
+    drop(running);
+    let done = run(&["export", "-o", file]);
+    assert!(done.status.success() && done.stdout.is_empty(), "{}", stderr(&done));
+    assert!(stderr(&done).contains("exported 0 topics"), "{}", stderr(&done));
+    let again = run(&["import", file]);
+    assert!(again.status.success(), "{}", stderr(&again));
+}

@@ -125,5 +125,6 @@ async fn what_was_acknowledged_is_there_and_nothing_else_was_seen() {
     work.end().await;
     audit::compare(&work).await;
     broker.stop().await;
+    audit::verify(&broker.data(), &dir.path().join("export"));
     assert!(work.acknowledged() > plan.kills, "there was work: {}", work.acknowledged());
 }

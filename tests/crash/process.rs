@@ -38,7 +38,8 @@ impl Process {
         let log = File::options().create(true).append(true).open(self.dir.join("broker.log")).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealcast"));
         command.args(["broker", "--listen", &format!("127.0.0.1:{}", self.port), "--data"]);
-        command.arg(self.data()).env_clear().kill_on_drop(true);
+        // So often that many kills meet it.
+        command.arg(self.data()).args(["--retention-every", "50ms"]).env_clear().kill_on_drop(true);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary runs");
         self.stdout = child.stdout.take().map(BufReader::new);
         self.child = Some(child);

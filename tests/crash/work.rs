@@ -17,8 +17,8 @@ use crate::messages::publish;
 use crate::process::PATIENCE;
 use crate::watching::Watching;
 
-/// What the trimmed topic keeps, bytes: about a hundred of its messages.
-const KEPT: u64 = 64 << 10;
+/// What the trimmed topic keeps, bytes: some dozens of its messages.
+const KEPT: u64 = 512 << 10;
 
 /// A message as it was seen: whose, which, where.
 pub(crate) type Sight = (PublicKey, u64, Offset);

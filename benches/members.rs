@@ -12,7 +12,7 @@ pub(crate) fn topic(members: u32, rng: &mut StdRng) -> (EpochPlan, Vec<WrapTarge
         member: MemberIndex(member),
         identity: Identity::generate(rng).public(),
         source: SlotSource::Prekey(1),
-        x25519: PublicKey::from(&StaticSecret::random_from_rng(rng)).to_bytes(),
+        x25519: PublicKey::from(&StaticSecret::random_from_rng(rng)).to_bytes().into(),
     };
     let targets = (0..members).map(target).collect();
     let plan = EpochPlan {

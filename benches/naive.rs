@@ -20,9 +20,10 @@ pub(crate) fn wrap(targets: &[WrapTarget], ephemeral_each: bool, rng: &mut StdRn
             ephemeral = StaticSecret::random_from_rng(rng);
             enc = PublicKey::from(&ephemeral);
         }
-        let shared = ephemeral.diffie_hellman(&PublicKey::from(target.x25519));
+        let x25519 = target.x25519.to_bytes();
+        let shared = ephemeral.diffie_hellman(&PublicKey::from(x25519));
         let mut key = [0; 32];
-        let info = [enc.to_bytes(), target.x25519, *target.identity.as_bytes()].concat();
+        let info = [enc.to_bytes(), x25519, *target.identity.as_bytes()].concat();
         Hkdf::<Sha256>::new(None, shared.as_bytes()).expand(&info, &mut key).expect("32 bytes");
         let mut sealed = seed;
         let cipher = Aes256GcmSiv::new(&Array::from(key));

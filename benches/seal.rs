@@ -71,7 +71,7 @@ fn epoch(rng: &mut StdRng) -> (EpochSender, EpochReceiver) {
         member: MemberIndex(0),
         identity: me,
         source: SlotSource::Static,
-        x25519: secret.public(),
+        x25519: secret.public().into(),
     };
     let plan = EpochPlan {
         topic: TopicId::ZERO,

@@ -1,8 +1,10 @@
-//! X25519 (RFC 7748), one and many at a time. The place for a faster batch backend: same inputs, same outputs.
+//! X25519 (RFC 7748), one and many at a time: same inputs, same outputs.
 
-use curve25519_dalek::{EdwardsPoint, MontgomeryPoint};
-use x25519_dalek::{PublicKey, StaticSecret};
+use curve25519_dalek::EdwardsPoint;
+use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
+
+use crate::wrap_key::WrapKey;
 
 /// A Diffie–Hellman result, before any derivation.
 pub(crate) struct Agreed(Zeroizing<[u8; 32]>);
@@ -16,7 +18,7 @@ impl Agreed {
 /// X25519; `None` where the result is all zeros, whatever the secret: such a key (small order) would give the slot to
 /// everybody (RFC 7748, section 6.1).
 pub(crate) fn agree(secret: &StaticSecret, theirs: &[u8; 32]) -> Option<Agreed> {
-    let shared = secret.diffie_hellman(&PublicKey::from(*theirs));
+    let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*theirs));
     shared.was_contributory().then(|| Agreed(Zeroizing::new(shared.to_bytes())))
 }
 
@@ -27,17 +29,15 @@ pub(crate) fn agree(secret: &StaticSecret, theirs: &[u8; 32]) -> Option<Agreed> 
 /// the twist is public.
 pub(crate) fn agree_all<'a>(
     secret: &StaticSecret,
-    theirs: impl ExactSizeIterator<Item = &'a [u8; 32]> + Clone,
+    theirs: impl ExactSizeIterator<Item = &'a WrapKey> + Clone,
 ) -> Vec<Option<Agreed>> {
-    let multiply = |key: &[u8; 32]| {
-        let point = MontgomeryPoint(*key).to_edwards(0).unwrap_or_default();
-        point.mul_clamped(*secret.as_bytes())
-    };
+    let multiply =
+        |key: &WrapKey| key.point().map(|point| point.mul_clamped(*secret.as_bytes())).unwrap_or_default();
     let points: Zeroizing<Vec<EdwardsPoint>> = Zeroizing::new(theirs.clone().map(multiply).collect());
     let shared = Zeroizing::new(EdwardsPoint::to_montgomery_batch(&points));
     let agreed = shared.iter().zip(theirs).map(|(shared, key)| match shared.to_bytes() {
         // Of small order, or not on this curve but on its twist: the ladder decides.
-        zeros if zeros == [0; 32] => agree(secret, key),
+        zeros if zeros == [0; 32] => agree(secret, &key.to_bytes()),
         shared => Some(Agreed(Zeroizing::new(shared))),
     });
     agreed.collect()
@@ -45,8 +45,12 @@ pub(crate) fn agree_all<'a>(
 
 #[cfg(test)]
 mod tests {
+    use curve25519_dalek::MontgomeryPoint;
+    use ed25519_dalek::VerifyingKey;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+
+    use sealcast_proto::{Identity, PublicKey};
 
     use super::*;
     use crate::tests::small_order_keys;
@@ -70,14 +74,35 @@ mod tests {
         let on_twist = keys.iter().filter(|key| MontgomeryPoint(**key).to_edwards(0).is_none()).count();
         assert!(on_twist > 100 && keys.len() - on_twist > 100);
         let bytes = |agreed: Option<Agreed>| agreed.map(|agreed| *agreed.as_bytes());
+        let wrap_keys: Vec<WrapKey> = keys.iter().map(|key| WrapKey::from(*key)).collect();
+        // The first time the points are computed, then they are there.
         for seed in 0..4 {
             let secret = StaticSecret::from([seed; 32]);
-            let many = agree_all(&secret, keys.iter());
+            let many = agree_all(&secret, wrap_keys.iter());
             assert_eq!(many.len(), keys.len());
             for (key, agreed) in keys.iter().zip(many) {
                 assert_eq!(bytes(agreed), bytes(agree(&secret, key)), "{key:02x?}");
             }
         }
         assert!(agree_all(&StaticSecret::from([1; 32]), [].iter()).is_empty());
+    }
+
+    /// An identity's key agrees as the X25519 key that it maps to: of either sign, and whatever else it is made of.
+    #[test]
+    fn an_identity_agrees_as_its_x25519_key() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let identities: Vec<PublicKey> = (0..50).map(|_| Identity::generate(&mut rng).public()).collect();
+        let negative = identities.iter().filter(|identity| identity.as_bytes()[31] & 0x80 != 0).count();
+        assert!((10..40).contains(&negative));
+        let wrap_keys: Vec<WrapKey> = identities.iter().map(WrapKey::of_identity).collect();
+        let secret = StaticSecret::from([7; 32]);
+        let many = agree_all(&secret, wrap_keys.iter());
+        for ((identity, key), agreed) in identities.iter().zip(&wrap_keys).zip(many) {
+            let x25519 =
+                VerifyingKey::from_bytes(identity.as_bytes()).expect("a key").to_montgomery().to_bytes();
+            assert_eq!(key.to_bytes(), x25519);
+            let one = agree(&secret, &x25519).expect("contributory");
+            assert_eq!(agreed.expect("contributory").as_bytes(), one.as_bytes());
+        }
     }
 }

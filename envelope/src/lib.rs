@@ -37,6 +37,7 @@ pub mod sender;
 #[cfg(test)]
 mod tests;
 pub mod wrap;
+pub mod wrap_key;
 
 pub use batch::{MESSAGE_OVERHEAD, SealError, batch_fits, message_cost};
 pub use epoch::{AdvanceFrom, EpochError, EpochPlan, NewEpoch, advance, fresh, rewrap};
@@ -45,4 +46,5 @@ pub use message::{Message, MessageError};
 pub use prekey::{PrekeyRing, RingError};
 pub use receiver::{EpochReceiver, FastForwardError, OpenError, RestoreError, SlotError};
 pub use sender::EpochSender;
-pub use wrap::{WrapSecret, WrapTarget, static_wrap_key};
+pub use wrap::{WrapSecret, WrapTarget};
+pub use wrap_key::WrapKey;

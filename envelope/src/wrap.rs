@@ -8,10 +8,8 @@
 //! The slots of one header share `enc` (randomness re-use, Bellare–Boldyreva–Staddon): safe because every slot's key
 //! also hashes its recipient's public key, and because `enc`'s secret is in no relation to `m`.
 
-use curve25519_dalek::edwards::CompressedEdwardsY;
 use rand_core::CryptoRng;
 use rayon::prelude::*;
-use sealcast_proto::identity::KeyError;
 use sealcast_proto::limits::SLOT_BYTES;
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{Identity, MemberIndex, PublicKey, SlotSource};
@@ -24,15 +22,10 @@ use crate::derive::{Context, Kek, Seed, slot_keys};
 use crate::hpke::{Schedule, SharedSecret};
 use crate::kek::{Entry, Keks, Origin};
 use crate::secret::{Secret, opaque_debug};
+use crate::wrap_key::WrapKey;
 
 /// Slots a thread makes at a stretch: long enough for a batch backend to share inversions, short enough to spread.
 const CHUNK: usize = 64;
-
-/// The static wrap key of a member that has no prekey yet: its identity, Edwards → Montgomery (RFC 7748, section 4.1).
-pub fn static_wrap_key(identity: &PublicKey) -> Result<[u8; 32], KeyError> {
-    let point = CompressedEdwardsY(*identity.as_bytes()).decompress().ok_or(KeyError::Point)?;
-    Ok(point.to_montgomery().to_bytes())
-}
 
 /// The secret half of a wrap target: of a prekey, or an identity's static one. Wiped on drop.
 pub struct WrapSecret {
@@ -83,8 +76,8 @@ pub struct WrapTarget {
     pub identity: PublicKey,
     /// Which of its keys.
     pub source: SlotSource,
-    /// That key: its newest valid prekey's, else [`static_wrap_key`].
-    pub x25519: [u8; 32],
+    /// That key: its newest valid prekey's, else [`WrapKey::of_identity`].
+    pub x25519: WrapKey,
 }
 
 /// Makes the slots of one header.
@@ -163,11 +156,12 @@ impl<'a> SlotMaker<'a> {
                 None => by_dh.push((target, kek, out)),
             }
         }
-        let keys: Vec<&[u8; 32]> = by_dh.iter().map(|(target, ..)| &target.x25519).collect();
+        let keys: Vec<&WrapKey> = by_dh.iter().map(|(target, ..)| &target.x25519).collect();
         let agreed = agree_all(&self.ephemeral.secret, keys.into_iter());
         for ((target, kek, out), agreed) in by_dh.into_iter().zip(agreed) {
             let slot = agreed.and_then(|agreed| {
-                let shared = SharedSecret::new(agreed.as_bytes(), &self.ephemeral.public, &target.x25519);
+                let shared =
+                    SharedSecret::new(agreed.as_bytes(), &self.ephemeral.public, &target.x25519.to_bytes());
                 let (kw, seeded) = slot_keys(&self.schedule, &shared, &target.identity, target.source);
                 (kek.kek, kek.origin) = (seeded, Origin::New);
                 self.slot(&kw, target.member, target.source)

@@ -145,7 +145,8 @@ impl Oracle {
     pub(crate) fn wrap_for_removed(&self, work: &mut EpochWork) {
         let removed = self.indexes.iter().find(|(who, _)| !self.was_member(who, &work.plan.roster_hash));
         let Some((who, indexes)) = removed else { return };
-        if let (Some(index), Ok(x25519)) = (indexes.first(), sealcast_envelope::static_wrap_key(who)) {
+        if let Some(index) = indexes.first() {
+            let x25519 = sealcast_envelope::WrapKey::of_identity(who);
             let target = WrapTarget { member: *index, identity: *who, source: SlotSource::Static, x25519 };
             work.targets.push(target);
             work.targets.sort_by_key(|target| target.member);

@@ -62,7 +62,7 @@ impl Member {
             member: self.index,
             identity: self.public(),
             source: self.source,
-            x25519: self.secret.public(),
+            x25519: self.secret.public().into(),
         }
     }
 

@@ -6,7 +6,8 @@ use sealcast_proto::Identity;
 use super::hex;
 use crate::aead::{open_once, seal_once};
 use crate::kdf::{expand, extract};
-use crate::wrap::{WrapSecret, static_wrap_key};
+use crate::wrap::WrapSecret;
+use crate::wrap_key::WrapKey;
 
 fn array(text: &str) -> [u8; 32] {
     hex(text).try_into().unwrap()
@@ -142,7 +143,7 @@ fn ed25519() {
     let seed = array("421151a459faeade3d247115f94aedae42318124095afabe4d1451a559faedee");
     let identity = Identity::from_seed(&seed);
     let montgomery = array("f1814f0e8ff1043d8a44d25babff3cedcae6c22c3edaa48f857ae70de2baae50");
-    assert_eq!(static_wrap_key(&identity.public()), Ok(montgomery));
+    assert_eq!(WrapKey::of_identity(&identity.public()).to_bytes(), montgomery);
     assert_eq!(WrapSecret::of_identity(&identity).public(), montgomery);
 }
 

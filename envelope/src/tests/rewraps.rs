@@ -298,7 +298,7 @@ fn keys_of_small_order_are_skipped_among_kek_slots() {
     for key in small_order_keys() {
         let mut wanted = targets(&members);
         let (member, source) = (sealcast_proto::MemberIndex(2), SlotSource::Prekey(5));
-        wanted.insert(2, WrapTarget { member, source, x25519: key, ..wanted[0].clone() });
+        wanted.insert(2, WrapTarget { member, source, x25519: key.into(), ..wanted[0].clone() });
         // The only one that needs `enc`, so there is none; and beside one that needs it.
         let new = run.make(&wanted).unwrap();
         assert_eq!((new.skipped(), new.slot_count()), ([member].as_slice(), 3));

@@ -50,7 +50,7 @@ fn members_with_keys_of_small_order_are_skipped_and_reported() {
     let bad = small_order_keys();
     let mut targets = targets(&members);
     let positions: Vec<usize> = (0..bad.len()).map(|i| i * 13).collect();
-    positions.iter().zip(&bad).for_each(|(at, key)| targets[*at].x25519 = *key);
+    positions.iter().zip(&bad).for_each(|(at, key)| targets[*at].x25519 = (*key).into());
 
     let new = fresh(&plan(7, Hash::ZERO), &targets, &mut rng(7)).unwrap();
     let expected: Vec<MemberIndex> = positions.iter().map(|at| targets[*at].member).collect();
@@ -75,7 +75,7 @@ fn without_any_dh_slot_enc_is_zeros() {
     let none = Started::fresh(7, Hash::ZERO, &[]);
     assert_eq!((none.header.enc, none.header.slot_count, none.table.len()), ([0; 32], 0, 0));
 
-    let bad = WrapTarget { x25519: [0; 32], ..Member::with_static_key(1).target() };
+    let bad = WrapTarget { x25519: [0; 32].into(), ..Member::with_static_key(1).target() };
     let new = fresh(&plan(7, Hash::ZERO), &[bad], &mut rng(7)).unwrap();
     assert_eq!(new.skipped(), [MemberIndex(1)]);
     let started = Started::finish(new);
@@ -200,7 +200,7 @@ fn a_key_related_to_anothers_is_another_key() {
         let x25519 = (point + torsion).to_montgomery().to_bytes();
         assert_ne!(x25519, member.secret.public());
         assert_eq!(agreed(&x25519), agreed(&member.secret.public()), "they are related");
-        let targets = [member.target(), WrapTarget { x25519, ..other.target() }];
+        let targets = [member.target(), WrapTarget { x25519: x25519.into(), ..other.target() }];
         let started = Started::finish(fresh(&plan(7, Hash::ZERO), &targets, &mut rng(7)).unwrap());
         assert!(member.open(&started).is_ok());
         let slot = started.slot(&other).unwrap();

@@ -14,7 +14,8 @@ use crate::derive::{AdvanceSecret, Context, EpochSecrets, Seed};
 use crate::epoch::{EpochPlan, fresh};
 use crate::receiver::EpochReceiver;
 use crate::secret::Secret;
-use crate::wrap::{SlotMaker, Slots, WrapSecret, WrapTarget, static_wrap_key};
+use crate::wrap::{SlotMaker, Slots, WrapSecret, WrapTarget};
+use crate::wrap_key::WrapKey;
 use bytes::Bytes;
 
 /// Hexadecimal to bytes.
@@ -89,7 +90,7 @@ impl Vector {
             member: MemberIndex(u32::try_from(member.number("member")).unwrap()),
             identity: PublicKey::from_bytes(&member.bytes("identity")).unwrap(),
             source: SlotSource::from_u32(u32::try_from(member.number("source")).unwrap()),
-            x25519: member.array("public"),
+            x25519: member.array("public").into(),
         };
         self.list("members").iter().map(target).collect()
     }
@@ -162,7 +163,7 @@ fn static_wrap_keys_are_the_documents() {
         for member in vector.list("members").iter().filter(|member| member.number("source") == 0) {
             let identity = Identity::from_seed(&member.array("seed"));
             assert_eq!(*identity.public().as_bytes(), member.array("identity"));
-            assert_eq!(static_wrap_key(&identity.public()).unwrap(), member.array("public"));
+            assert_eq!(WrapKey::of_identity(&identity.public()).to_bytes(), member.array("public"));
             assert_eq!(WrapSecret::of_identity(&identity).public(), member.array("public"));
         }
     }

@@ -25,7 +25,7 @@ fn x25519() {
         let secret = StaticSecret::from(<[u8; 32]>::try_from(test.private_key.as_ref()).unwrap());
         let public: [u8; 32] = test.public_key.as_ref().try_into().unwrap();
         let one = agree(&secret, &public).map(|shared| *shared.as_bytes());
-        let many = agree_all(&secret, [&public; 3].into_iter());
+        let many = agree_all(&secret, [&public.into(); 3].into_iter());
         for shared in many {
             assert_eq!(shared.map(|shared| *shared.as_bytes()), one, "test {}", test.tc_id);
         }

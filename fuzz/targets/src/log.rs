@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sealcast_envelope::{
-    EpochPlan, EpochSender, Keks, Message, PrekeyRing, WrapTarget, advance, fresh, rewrap, static_wrap_key,
+    EpochPlan, EpochSender, Keks, Message, PrekeyRing, WrapKey, WrapTarget, advance, fresh, rewrap,
 };
 use sealcast_proto::frame::{
     Context, EpochDelivery, From as Begin, Level, Reply, RosterDelivery, Start, Subscribe,
@@ -126,10 +126,9 @@ impl Maker {
         let reader = valid::identity(READER).public();
         let members = self.roster.members().filter(|(_, member)| of(&member.identity));
         let target = members.map(|(index, member)| {
-            let fixed = || static_wrap_key(&member.identity).expect("a valid key");
             let (source, x25519) = match self.prekey.filter(|_| member.identity == reader) {
-                Some((id, x25519)) => (SlotSource::Prekey(id), x25519),
-                None => (SlotSource::Static, fixed()),
+                Some((id, x25519)) => (SlotSource::Prekey(id), WrapKey::from(x25519)),
+                None => (SlotSource::Static, WrapKey::of_identity(&member.identity)),
             };
             WrapTarget { member: index, identity: member.identity, source, x25519 }
         });

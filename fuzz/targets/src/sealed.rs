@@ -21,7 +21,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sealcast_envelope::padme::padme;
 use sealcast_envelope::{
-    EpochPlan, EpochReceiver, Message, OpenError, SlotError, WrapSecret, WrapTarget, fresh, static_wrap_key,
+    EpochPlan, EpochReceiver, Message, OpenError, SlotError, WrapKey, WrapSecret, WrapTarget, fresh,
 };
 use sealcast_proto::limits::{MAX_BATCH_PLAINTEXT, MAX_MESSAGE};
 use sealcast_proto::object::{Batch, EpochHeader, Mode, Object as _};
@@ -70,7 +70,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         member: MemberIndex(2),
         identity: member,
         source: SlotSource::Static,
-        x25519: static_wrap_key(&member).expect("a valid key"),
+        x25519: WrapKey::of_identity(&member),
     };
     let epoch = fresh(&plan, &[target], &mut StdRng::seed_from_u64(1)).expect("a sound plan");
     let slot = find_slot(&epoch.table(), MemberIndex(2)).expect("its slot");

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use sealcast::{Role, StartAt, renew_prekey};
-use sealcast_envelope::static_wrap_key;
+use sealcast_envelope::WrapKey;
 use sealcast_proto::frame::{EpochDelivery, Reply, Request};
 use sealcast_proto::object::Prekey;
 use sealcast_proto::{Signed, SlotSource};
@@ -99,7 +99,7 @@ async fn an_old_or_expired_prekey_is_never_wrapped_to() {
     const HOUR: u64 = 3_600_000;
     let real = with_a_reader().await;
     let now = now_ms() / 1000 * 1000;
-    let between = |from: u64, to: u64| prekey(2, 2, from, to, static_wrap_key(&key(7)).unwrap());
+    let between = |from: u64, to: u64| prekey(2, 2, from, to, WrapKey::of_identity(&key(7)).to_bytes());
     let unreachable = async |shown: Vec<Signed<Prekey>>| {
         twist(&real, move |genuine| match genuine.peek().unwrap().owner == key(2) {
             true => shown.clone(),
@@ -142,7 +142,7 @@ async fn a_prekey_of_small_order_locks_out_its_owner_alone() {
 /// stays its own, and the copy opens for neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_registered_by_another_member_opens_nothing() {
-    let same = static_wrap_key(&key(2)).unwrap();
+    let same = WrapKey::of_identity(&key(2)).to_bytes();
     let mut related = same;
     related[31] |= 0x80;
     for registered in [same, related] {

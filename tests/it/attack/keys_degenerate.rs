@@ -1,7 +1,7 @@
 //! Keys and signatures at the edges of their groups, and one key as two members.
 
 use sealcast::{PublicKey, Role};
-use sealcast_envelope::{EpochPlan, WrapTarget, fresh, static_wrap_key};
+use sealcast_envelope::{EpochPlan, WrapKey, WrapTarget, fresh};
 use sealcast_proto::object::Prekey;
 use sealcast_proto::roster::{Op, decode_ops, encode_ops};
 use sealcast_proto::{Epoch, Hash, MemberIndex, RosterSeq, Signed, SlotSource, TopicId};
@@ -51,8 +51,8 @@ fn x25519_points_of_small_order_get_no_slot() {
         x25519,
     };
     let mut targets: Vec<_> =
-        small.iter().chain(&high).enumerate().map(|(n, point)| target(n, *point)).collect();
-    targets.push(target(targets.len(), static_wrap_key(&owner).unwrap()));
+        small.iter().chain(&high).enumerate().map(|(n, point)| target(n, WrapKey::from(*point))).collect();
+    targets.push(target(targets.len(), WrapKey::of_identity(&owner)));
     let epoch = fresh(&plan, &targets, &mut rand::rng()).unwrap();
     assert_eq!(epoch.skipped().len(), targets.len() - 1);
     assert_eq!(epoch.slot_count(), 1);

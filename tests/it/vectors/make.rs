@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rand::{TryCryptoRng, TryRng};
 use sealcast_envelope::epoch::EpochPlan;
 use sealcast_envelope::{
-    EpochSender, KekChange, Message, NewEpoch, PrekeyRing, WrapSecret, WrapTarget, advance, fresh, rewrap,
-    static_wrap_key,
+    EpochSender, KekChange, Message, NewEpoch, PrekeyRing, WrapKey, WrapSecret, WrapTarget, advance, fresh,
+    rewrap,
 };
 use sealcast_proto::hash::sha256;
 use sealcast_proto::object::{EpochHeader, Genesis, Prekey, PrevClose, RosterHead, SUITE};
@@ -55,8 +55,8 @@ impl Party {
     fn new(name: &'static str, index: u32) -> Self {
         let seed = sha256(format!("sealcast vectors: {name}").as_bytes()).0;
         let identity = Identity::from_seed(&seed);
-        let x25519 = static_wrap_key(&identity.public()).expect("a point");
-        assert_eq!(WrapSecret::of_identity(&identity).public(), x25519);
+        let x25519 = WrapKey::of_identity(&identity.public());
+        assert_eq!(WrapSecret::of_identity(&identity).public(), x25519.to_bytes());
         let index = MemberIndex(index);
         let target =
             WrapTarget { member: index, identity: identity.public(), source: SlotSource::Static, x25519 };
@@ -69,7 +69,7 @@ impl Party {
         let made = ring.rotate_if_due(&self.identity, 7 * DAY, 14 * DAY, now_ms, true, rng).expect("forced");
         let prekey = made.peek().expect("its own");
         self.target.source = SlotSource::Prekey(prekey.prekey_id);
-        self.target.x25519 = prekey.x25519;
+        self.target.x25519 = prekey.x25519.into();
         // A saved ring ends in its last secret.
         let saved = ring.encode();
         self.prekeys.push((made, saved[saved.len() - 32..].to_vec()));

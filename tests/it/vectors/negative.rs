@@ -119,7 +119,7 @@ fn wrapped(case: &Json) -> Result<(), Refused> {
         member: MemberIndex(1),
         identity: case.key("identity"),
         source: SlotSource::Prekey(1),
-        x25519: case.array("x25519"),
+        x25519: case.array("x25519").into(),
     };
     let new = fresh(&plan, &[target], &mut rand::rng()).expect("a sound plan");
     match new.skipped() {

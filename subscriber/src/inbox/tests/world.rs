@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sealcast_envelope::{
-    EpochPlan, EpochSender, Keks, Message, WrapTarget, advance, fresh, rewrap, static_wrap_key,
-};
+use sealcast_envelope::{EpochPlan, EpochSender, Keks, Message, WrapKey, WrapTarget, advance, fresh, rewrap};
 use sealcast_proto::frame::{
     Context, EpochDelivery, From as Begin, Level, Reply, RosterDelivery, Start, Subscribe,
 };
@@ -112,8 +110,8 @@ impl World {
         let members = self.roster.members().filter(|(_, member)| of(&member.identity));
         let target = |(index, member): (MemberIndex, &sealcast_proto::roster::Member)| {
             let (source, x25519) = match self.prekeys.get(&member.identity) {
-                Some((id, x25519)) => (SlotSource::Prekey(*id), *x25519),
-                None => (SlotSource::Static, static_wrap_key(&member.identity).unwrap()),
+                Some((id, x25519)) => (SlotSource::Prekey(*id), WrapKey::from(*x25519)),
+                None => (SlotSource::Static, WrapKey::of_identity(&member.identity)),
             };
             WrapTarget { member: index, identity: member.identity, source, x25519 }
         };

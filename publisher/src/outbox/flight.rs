@@ -24,6 +24,8 @@ pub(super) struct Flight {
     pub(super) hash: Hash,
     /// Whether it was written on this connection.
     pub(super) sent: bool,
+    /// Whether it was written on any: then a broker may have stored it, and has to say so.
+    pub(super) ever_sent: bool,
     /// When that was, milliseconds since 1970.
     pub(super) sent_ms: u64,
     /// The broker's answer, while one before it has none yet.
@@ -106,6 +108,7 @@ impl Outbox {
             frame: frame.clone(),
             hash: current.last_hash(),
             sent: true,
+            ever_sent: true,
             sent_ms: now_ms,
             acked: None,
         });
@@ -256,6 +259,15 @@ impl Outbox {
     pub(super) fn try_again_later(&mut self, refusal: &Refusal, effects: &mut Vec<Effect>) {
         self.lost();
         effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.clamp(RETRY_MS, MAX_RETRY_MS) });
+    }
+
+    /// A header that was signed and never written is given up: nobody waits for an answer to it.
+    pub(super) fn drop_unwritten_header(&mut self) {
+        // Nothing is sealed after a header until it is answered.
+        if self.flight.back().is_some_and(|flight| flight.batch.is_none() && !flight.ever_sent) {
+            self.flight.pop_back();
+            self.header_refused();
+        }
     }
 
     /// One more epoch came to nothing.

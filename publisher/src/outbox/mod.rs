@@ -420,6 +420,7 @@ impl Outbox {
         }
         if let Some(flight) = self.next_unsent().and_then(|at| self.flight.get_mut(at)) {
             flight.sent = true;
+            flight.ever_sent = true;
             flight.sent_ms = now_ms;
             effects.push(Effect::Write(flight.frame.clone()));
             self.spoke_ms = now_ms;

@@ -116,8 +116,10 @@ impl Next {
 }
 
 impl Outbox {
-    /// A verified removal: nothing more is sealed under this epoch, and the admin hears of it at once.
+    /// A verified removal: nothing more is sealed under this epoch, no header that was signed before goes out, and the
+    /// admin hears of it at once.
     pub(super) fn fence(&mut self) {
+        self.drop_unwritten_header();
         self.dead = true;
         self.drain = true;
         self.beacon_now = true;
@@ -333,6 +335,7 @@ impl Outbox {
             frame: Request::Record(Record::Header(header).encode()).encode(),
             hash,
             sent: false,
+            ever_sent: false,
             sent_ms: 0,
             acked: None,
         });

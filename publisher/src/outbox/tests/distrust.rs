@@ -120,6 +120,64 @@ fn no_header_is_signed_for_a_table_with_a_removed_member() {
     assert_eq!((world.reader(10), world.reader(11)), (texts(0..1), vec![]));
 }
 
+/// The header is signed and waits for the marks on the disk, or for its table, when the removal comes: on this connection
+/// or on the way to the next one's head.
+#[test]
+fn a_header_signed_before_a_removal_and_not_sent_is_never_sent() {
+    for reconnects in [false, true] {
+        for published in [false, true] {
+            let mut world = World::new(3);
+            if published {
+                world.send(0);
+                world.settle();
+                world.remove(12);
+                world.frames.clear();
+            }
+            let stored = world.headers().len();
+            world.saves_slowly = true;
+            world.send(1);
+            world.tell();
+            let (signed, _) = world.marks.coming.expect("a header is signed");
+            world.write();
+            assert_eq!(world.headers().len(), stored, "it waits for the marks");
+            world.remove(11);
+            world.saves_slowly = false;
+            if reconnects {
+                world.disconnect();
+                world.connect();
+            } else {
+                world.tell();
+            }
+            world.input(Input::Saved(signed));
+            world.settle();
+            assert_eq!(oldest_roster(&world), Some(world.head()), "{reconnects} {published}");
+            assert!(world.failed.is_none(), "{:?}", world.failed);
+            assert_eq!(world.receipts.len(), 1 + usize::from(published));
+            assert_eq!(world.reader(10).last().unwrap(), "message 1");
+            assert_eq!(world.reader(11).len(), usize::from(published));
+            world.assert_dense();
+        }
+    }
+}
+
+/// One that was written may have been stored: its answer says so, on the next connection too.
+#[test]
+fn a_header_that_was_sent_is_awaited_after_a_removal_too() {
+    let mut world = World::new(2);
+    world.send(0);
+    world.write();
+    let first = world.headers()[0].epoch;
+    world.disconnect();
+    world.remove(11);
+    world.settle();
+    assert!(world.failed.is_none(), "{:?}", world.failed);
+    let headers = world.headers();
+    assert_eq!((headers.len(), headers[0].epoch), (2, first));
+    assert_eq!(headers[1].prev_close.map(|close| close.batches), Some(0));
+    assert_eq!(batches_of(&world, first), 0);
+    assert_eq!((world.reader(10), world.reader(11)), (texts(0..1), vec![]));
+}
+
 #[test]
 fn the_mark_of_the_roster_holds_without_anything_published() {
     let mut world = World::new(1);

@@ -63,11 +63,21 @@ fn an_old_beacon_is_no_sign_of_life() {
 #[test]
 fn a_beacon_from_another_time_is_no_sign_of_life() {
     let (mut world, pen, mut client) = at_head();
-    world.now += 30_001;
-    let future = pen.beacon(&world);
-    world.now -= 30_001;
+    let ahead_by = |world: &mut World, ms: u64| {
+        world.now += ms;
+        let beacon = pen.beacon(world);
+        world.now -= ms;
+        beacon
+    };
+    assert_eq!(after(&mut world, &mut client, 2000), [""; 0]);
+    let future = ahead_by(&mut world, 30_001);
     client.feed(&world, [future]);
-    assert_eq!(after(&mut world, &mut client, 3000), ["Stalled"]);
+    assert_eq!(after(&mut world, &mut client, 1000), ["Stalled"]);
+    // A clock that is off by less counts.
+    let near = ahead_by(&mut world, 29_000);
+    client.feed(&world, [near]);
+    assert_eq!(after(&mut world, &mut client, 2999), [""; 0]);
+    assert_eq!(after(&mut world, &mut client, 1), ["Stalled"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Frames on a stream: `len u32 ‖ kind u8 ‖ payload`.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -12,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::connection::Connection;
 use crate::error::{LinkError, STREAM_ABANDONED, STREAM_STALLED, from_read};
 
-/// Bytes read ahead of the frame at hand, so that small frames (acknowledgements) do not cost two calls each. Every open
-/// stream holds such a buffer.
+/// Bytes read ahead of the frame at hand, so that small frames (acknowledgements) do not cost two calls each. Every
+/// stream that is being read holds such a buffer.
 const READ_AHEAD: usize = 2 << 10;
 /// Bytes that a reader must take within a progress deadline, unless it takes all there is: 500 a second at 30 s. A link
 /// that is slower carries no QUIC; a reader that takes a byte now and then would hold its windows for ever.
@@ -252,14 +253,24 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 }
 
 /// Reads at most `most` bytes to the end of `into`; true: there were no more.
+///
+/// While nothing comes, an empty buffer is given back: a broker has two such readers an idle subscriber.
 async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
     into: &mut BytesMut,
     most: usize,
 ) -> Result<bool, LinkError> {
-    into.reserve(most);
-    let read = stream.read_buf(&mut into.limit(most)).await.map_err(from_read)?;
-    Ok(read == 0)
+    let read = poll_fn(|context| {
+        into.reserve(most);
+        let mut room = (&mut *into).limit(most);
+        // It keeps nothing between two polls, so that each may be one of its own.
+        let read = pin!(stream.read_buf(&mut room)).poll(context);
+        if read.is_pending() && into.is_empty() {
+            *into = BytesMut::new();
+        }
+        read
+    });
+    Ok(read.await.map_err(from_read)? == 0)
 }
 
 #[cfg(test)]

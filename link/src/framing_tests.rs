@@ -143,6 +143,25 @@ fn an_announced_frame_gets_memory_only_as_it_arrives() {
 }
 
 #[test]
+fn a_reader_that_waits_holds_no_buffer() {
+    let frames = vec![(FrameKind::Control, Bytes::from_static(b"small"))];
+    let mut reader = Frames::new(Pieces::new(&encode(&frames), &[]));
+    let mut next = || {
+        let polled = pin!(reader.next()).poll(&mut Context::from_waker(Waker::noop()));
+        let frame = match polled {
+            Poll::Pending => None,
+            Poll::Ready(next) => next.unwrap(),
+        };
+        (frame, reader.ahead.capacity())
+    };
+    assert_eq!(next(), (None, 0));
+    let (frame, kept) = next();
+    assert_eq!(frame.as_ref(), frames.first());
+    assert!(kept > 0, "a frame that follows at once needs no new buffer");
+    assert_eq!(next(), (None, 0));
+}
+
+#[test]
 fn the_largest_frame_arrives_whole() {
     let payload = Bytes::from(vec![7; MAX_RECORD_FRAME]);
     let frames = vec![(FrameKind::Record, payload.clone()), (FrameKind::Record, payload)];

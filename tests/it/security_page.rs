@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where tests are.
-const TREES: [&str; 9] =
-    ["broker", "envelope", "link", "proto", "publisher", "src", "state", "subscriber", "tests"];
+const TREES: [&str; 10] =
+    ["broker", "envelope", "link", "proto", "publisher", "sim", "src", "state", "subscriber", "tests"];
 
 /// Every test function of the tree, and the files with one of that name.
 fn tests() -> BTreeMap<String, Vec<PathBuf>> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 use sealcast::{Role, StartAt, State, renew_prekey};
 use sealcast_envelope::{EpochReceiver, PrekeyRing, WrapSecret};
 use sealcast_proto::frame::{EpochDelivery, Reply};
+use sealcast_proto::object::EpochHeader;
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::BatchRecord;
-use sealcast_proto::{BatchNo, SlotSource};
+use sealcast_proto::slot::Slot;
+use sealcast_proto::{BatchNo, Hash, SlotSource};
 
 use super::pen::Pen;
 use super::real::{Real, copy, files, noted, opened};
@@ -140,11 +142,103 @@ async fn a_publishers_state_holds_no_epochs_keys() {
     assert_eq!(holds("reader"), [true, false, false, false, true, false]);
 }
 
+/// What a cursor's thief opens of a topic's whole log, with everybody's slots: what is saved holds the keys of the next
+/// batch, of an advance, and the KEK. Whatever it says of where it stands is the thief's to write.
+struct Thief {
+    /// Epochs' keys, as [`EpochReceiver::snapshot`] lays them out.
+    held: Vec<Vec<u8>>,
+}
+
+impl Thief {
+    const SNAPSHOT: usize = 157;
+
+    /// With what the files of a stolen directory hold.
+    fn of(stolen: &std::path::Path, world: &World) -> Self {
+        let hashes: Vec<_> = world
+            .log
+            .iter()
+            .filter_map(|it| if let Stored::Epoch { header, .. } = it { Some(header.hash()) } else { None })
+            .collect();
+        let held: Vec<Vec<u8>> = files(stolen)
+            .iter()
+            .flat_map(|(_, content)| content.windows(Self::SNAPSHOT))
+            .filter(|bytes| {
+                EpochReceiver::restore(bytes).is_ok_and(|held| hashes.contains(&held.header_hash()))
+            })
+            .map(<[u8]>::to_vec)
+            .collect();
+        assert_eq!(held.len(), 1, "one epoch's keys are saved");
+        Self { held }
+    }
+
+    /// Which batches of the log it opens, in order.
+    fn opens(mut self, world: &World) -> Vec<bool> {
+        let mut newest = None;
+        let mut opened = Vec::new();
+        for stored in &world.log {
+            match stored {
+                Stored::Epoch { header, table } => {
+                    let (parsed, hash) = (header.peek().unwrap(), header.hash());
+                    self.follow(&parsed, &hash, table);
+                    newest = Some((parsed, hash));
+                }
+                Stored::Batch { batch, .. } => {
+                    let (header, hash) = newest.as_ref().unwrap();
+                    opened.push(self.open(header, hash, batch));
+                }
+                _ => {}
+            }
+        }
+        opened
+    }
+
+    /// Everything it can make of a header: derived from, or opened with, any keys that it holds.
+    fn follow(&mut self, header: &EpochHeader, hash: &Hash, table: &[u8]) {
+        let slots: Vec<Slot> = table.chunks_exact(56).filter_map(Slot::decode).collect();
+        let mut more = Vec::new();
+        for held in &self.held {
+            for kek_gen in 0..=header.kek_gen {
+                let mut bytes = held.clone();
+                bytes[1..33].copy_from_slice(header.prev_header_hash.as_bytes());
+                bytes[33..41].fill(0);
+                bytes[45..49].fill(0);
+                bytes[49..53].copy_from_slice(&kek_gen.to_be_bytes());
+                let before = EpochReceiver::restore(&bytes).unwrap();
+                more.extend(before.advance(header, hash));
+                more.extend(slots.iter().filter_map(|slot| before.rewrap(header, hash, slot).ok()));
+            }
+        }
+        self.held.extend(more.iter().map(|held| held.snapshot().to_vec()));
+    }
+
+    fn open(&self, header: &EpochHeader, hash: &Hash, batch: &BatchRecord) -> bool {
+        self.held.iter().any(|held| {
+            (0..4_u64).any(|at| {
+                let mut bytes = held.clone();
+                bytes[53..61].copy_from_slice(&at.to_be_bytes());
+                let batch = batch.clone().verify(hash, &header.epoch_vk).unwrap();
+                EpochReceiver::restore(&bytes).unwrap().open(&batch).is_ok()
+            })
+        })
+    }
+}
+
+/// A reader takes everything that a world has to offer, to `last`; its directory is copied then, without its identity.
+async fn stolen_after(world: World, last: &str, dir: &std::path::Path) -> World {
+    let stage = Stage::new(world);
+    let state = State::dir(dir.join("reader")).unwrap();
+    let mut reader = stage.subscribe(2, state, StartAt::Earliest).await;
+    assert!(!until(&mut reader, last).await.is_empty());
+    reader.commit().await.unwrap();
+    copy(&dir.join("reader"), &dir.join("stolen"));
+    reader.close().await.unwrap();
+    stage.world().clone()
+}
+
 /// A subscriber's cursor is stolen, without its prekeys and its identity: it opens what comes next in that epoch and what
 /// is derived from it; nothing that was read before, and nothing of the next fresh epoch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_cursor_opens_nothing_from_before_it_and_no_fresh_epoch() {
-    const SNAPSHOT: usize = 157;
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new(&[2]);
     let mut pen = Pen::new(OWNER);
@@ -153,49 +247,54 @@ async fn a_stolen_cursor_opens_nothing_from_before_it_and_no_fresh_epoch() {
     pen.begin(&mut world);
     pen.publish(&mut world, &["read"]);
     pen.publish(&mut world, &["read too"]);
-    let stage = Stage::new(world);
-    let state = State::dir(dir.path().join("reader")).unwrap();
-    let mut reader = stage.subscribe(2, state, StartAt::Earliest).await;
-    assert_eq!(until(&mut reader, "read too").await.len(), 2);
-    reader.commit().await.unwrap();
-    copy(&dir.path().join("reader"), &dir.path().join("stolen"));
-    reader.close().await.unwrap();
-
-    let mut world = stage.world().clone();
+    let mut world = stolen_after(world, "read too", dir.path()).await;
+    let thief = Thief::of(&dir.path().join("stolen"), &world);
     pen.publish(&mut world, &["the next"]);
     pen.advance(&mut world, &[]);
     pen.publish(&mut world, &["derived"]);
     pen.begin(&mut world);
     pen.publish(&mut world, &["fresh"]);
-    let headers = world.log.iter().filter_map(|stored| match stored {
-        Stored::Epoch { header, .. } => Some((header.peek().unwrap(), header.hash())),
-        _ => None,
-    });
-    let headers: Vec<_> = headers.collect();
-    let ours = |held: &EpochReceiver| headers.iter().any(|(_, hash)| *hash == held.header_hash());
-    let saved: Vec<Vec<u8>> = files(&dir.path().join("stolen"))
-        .iter()
-        .flat_map(|(_, content)| content.windows(SNAPSHOT))
-        .filter(|bytes| EpochReceiver::restore(bytes).is_ok_and(|held| ours(&held)))
-        .map(<[u8]>::to_vec)
-        .collect();
-    let [saved] = &saved[..] else { panic!("one epoch's keys are saved, not {}", saved.len()) };
-    // Whatever the thief writes into it about where it stands.
-    let opens = |batch: &BatchRecord| {
-        let epoch = batch.peek().unwrap().epoch;
-        let (header, hash) = headers.iter().find(|(header, _)| header.epoch == epoch).unwrap();
-        let verified = || batch.clone().verify(hash, &header.epoch_vk).unwrap();
-        (0..4_u64).any(|at| {
-            let mut bytes = saved.clone();
-            bytes[53..61].copy_from_slice(&at.to_be_bytes());
-            let Ok(held) = EpochReceiver::restore(&bytes) else { return false };
-            let derived = held.advance(header, hash).ok();
-            [Some(held), derived].into_iter().flatten().any(|mut held| held.open(&verified()).is_ok())
-        })
-    };
-    let batches = world.log.iter().filter_map(|stored| match stored {
-        Stored::Batch { batch, .. } => Some(opens(batch)),
-        _ => None,
-    });
-    assert_eq!(batches.collect::<Vec<_>>(), [false, false, false, true, true, false]);
+    assert_eq!(thief.opens(&world), [false, false, false, true, true, false]);
+}
+
+/// The cursor holds the KEK too: later slots under it open, over removals as well, until the member's slot is for a new
+/// prekey or the epoch is fresh. From then on not even a KEK slot does. The KEKs of what was read are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_kek_opens_later_rewraps_until_a_new_prekey_or_a_fresh_epoch() {
+    for new_prekey in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new(&[2, 3]);
+        let mut pen = Pen::new(OWNER);
+        pen.begin(&mut world);
+        pen.publish(&mut world, &["an epoch that is over"]);
+        pen.rewrap(&mut world, &[]);
+        pen.publish(&mut world, &["under the KEK, and over"]);
+        pen.rewrap(&mut world, &[]);
+        pen.publish(&mut world, &["read"]);
+        let mut world = stolen_after(world, "read", dir.path()).await;
+        let thief = Thief::of(&dir.path().join("stolen"), &world);
+        pen.rewrap(&mut world, &[]);
+        pen.publish(&mut world, &["under the KEK"]);
+        pen.advance(&mut world, &[]);
+        pen.publish(&mut world, &["derived from that"]);
+        world.remove(3);
+        pen.rewrap(&mut world, &[]);
+        pen.publish(&mut world, &["under the KEK, stepped"]);
+        if new_prekey {
+            let mut ring = PrekeyRing::new();
+            ring.rotate_if_due(&identity(2), DAY, DAY, world.now, true, &mut rand::rng());
+            let prekey = ring.newest().unwrap().peek().unwrap();
+            world.prekeys.insert(key(2), (prekey.prekey_id, prekey.x25519));
+            pen.rewrap(&mut world, &[]);
+        } else {
+            pen.begin(&mut world);
+        }
+        pen.publish(&mut world, &["locked out"]);
+        pen.rewrap(&mut world, &[]);
+        pen.publish(&mut world, &["under the new KEK"]);
+        pen.advance(&mut world, &[]);
+        pen.publish(&mut world, &["and derived from that"]);
+        let expected = [false, false, false, true, true, true, false, false, false];
+        assert_eq!(thief.opens(&world), expected, "a new prekey: {new_prekey}");
+    }
 }

@@ -62,6 +62,24 @@ fn failed_with(world: &World, words: &str) -> bool {
     matches!(&world.failed, Some(PublishError::Broker(why)) if why.contains(words))
 }
 
+/// Members judge an epoch by the entry that its header names: an older one would be no proof that anybody joined or left.
+#[test]
+fn an_epoch_is_made_under_the_newest_verified_entry() {
+    let mut world = World::new(1);
+    let newest = |world: &World| (world.head(), world.broker.roster().chain().hash());
+    let first = newest(&world);
+    world.send(0);
+    world.settle();
+    world.add(20);
+    world.tell();
+    let second = newest(&world);
+    world.advance_clock(super::super::COALESCE_MS);
+    world.settle();
+    let named: Vec<_> =
+        world.headers().iter().map(|header| (header.roster_seq, header.roster_hash)).collect();
+    assert_eq!(named, [first, second]);
+}
+
 #[test]
 fn after_a_verified_removal_nothing_more_is_sealed_under_the_old_epoch() {
     let mut world = World::new(2);

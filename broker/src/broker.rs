@@ -162,6 +162,9 @@ fn listen(config: &Config, identity: &Identity) -> Result<Listener, StartError> 
         max_handshakes_per_source: limits.handshakes_per_source,
         retry_above: limits.retry_above,
         handshake_timeout: limits.handshake,
+        receive_window: u32::try_from(limits.receive_window.0).unwrap_or(u32::MAX),
+        send_window: limits.send_window.0,
+        max_udp_payload: u16::try_from(limits.max_udp_payload.0).unwrap_or(u16::MAX),
         ..ListenOptions::default()
     };
     Listener::bind(addr, identity, options).map_err(|error| match error.kind() {

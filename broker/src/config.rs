@@ -89,6 +89,17 @@ impl Config {
             ("publish_rate", rate > 0 && rate < limits::MIN_PUBLISH_RATE, "it is at least 512KiB, or 0"),
             ("table_slots", limits.table_slots > sealcast_proto::limits::MAX_SLOTS, "it is at most 4000000"),
             (
+                "receive_window",
+                !(most..=u64::from(u32::MAX)).contains(&limits.receive_window.0),
+                "it is at least 2MiB, for the largest record must fit, and below 4GiB",
+            ),
+            ("send_window", limits.send_window.0 < most, "it is at least 2MiB: the largest record must fit"),
+            (
+                "max_udp_payload",
+                !(1200..=65_527).contains(&limits.max_udp_payload.0),
+                "it is at least 1200B (RFC 9000), and at most 65527B",
+            ),
+            (
                 "commit_bytes",
                 limits.commit_bytes.0 < most,
                 "it is at least 2MiB: the largest record must fit",

@@ -1,5 +1,5 @@
 //! Every limit of the broker, each with its unit and its reason. What the protocol fixes stands in
-//! `sealcast_proto::limits`; what waits for the disk, in `store::commit`; QUIC's windows, in `sealcast_link`.
+//! `sealcast_proto::limits`; what waits for the disk, in `store::commit`; QUIC's other settings, in `sealcast_link`.
 
 use std::time::Duration;
 
@@ -122,6 +122,12 @@ pub struct Limits {
     pub table_slots: u32,
     /// How long the upload of a table may take: a million slots at 100 KB/s.
     pub upload: Duration,
+    /// Bytes in flight toward the broker on one connection: what a client can make it hold unread.
+    pub receive_window: Size,
+    /// Bytes written and not acknowledged, a connection: what a reader that stopped can pin. 40 MB/s at 100 ms of round trip.
+    pub send_window: Size,
+    /// Bytes of the largest UDP payload tried on a path. What fits Ethernet; more on a jumbo network only.
+    pub max_udp_payload: Size,
     /// What may wait to be synced, bytes: 64 largest records, or a quarter of a second of a disk that writes 256 MB/s; more
     /// would only add latency.
     pub commit_bytes: Size,
@@ -166,6 +172,9 @@ impl Default for Limits {
             uploads_per_identity: 4,
             table_slots: sealcast_proto::limits::MAX_SLOTS,
             upload: Duration::from_secs(600),
+            receive_window: Size(4 << 20),
+            send_window: Size(4 << 20),
+            max_udp_payload: Size(1_452),
             commit_bytes: Size(64 << 20),
             ring_bytes: Size(8 << 20),
             retain_time: Duration::ZERO,

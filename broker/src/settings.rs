@@ -194,6 +194,15 @@ pub static SETTINGS: &[Setting] = &[
     ),
     limit!(table_slots, "Slots in a table: 56 bytes each, of a member each."),
     limit!(upload, "How long the upload of a slot table may take."),
+    fixed_limit!(receive_window, "What a client can make the broker hold unread, a connection."),
+    fixed_limit!(
+        send_window,
+        "What is written and not acknowledged, a connection: what a reader that stopped can pin."
+    ),
+    fixed_limit!(
+        max_udp_payload,
+        "The largest UDP payload tried on a path. More than Ethernet carries on a jumbo network only, and at the clients too; above 6500B it is slower."
+    ),
     fixed_limit!(
         commit_bytes,
         "What may wait to be synced: beyond, publishers wait. More adds latency, not throughput."

@@ -65,6 +65,11 @@ impl Connection {
         self.shared.quic.rtt()
     }
 
+    /// Bytes of UDP payload that the path carries, as far as was found out yet.
+    pub fn udp_payload(&self) -> u16 {
+        self.shared.quic.stats().path.current_mtu
+    }
+
     /// Opens a stream (the client does). Waits while the peer permits no more, which is until another stream ends.
     pub async fn open(&self) -> Result<(FrameWriter, FrameReader), LinkError> {
         let (send, recv) = self.shared.quic.open_bi().await?;

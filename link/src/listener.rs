@@ -33,6 +33,11 @@ pub struct ListenOptions {
     pub handshake_timeout: Duration,
     /// Upper bound of MTU discovery, bytes of UDP payload. Raise it on jumbo networks only, on both sides.
     pub max_udp_payload: u16,
+    /// Bytes in flight toward the broker on one connection: what an authenticated client can make it buffer unread. No less
+    /// than a largest record.
+    pub receive_window: u32,
+    /// Bytes written but not acknowledged, per connection: what a stalled client can pin at the broker.
+    pub send_window: u64,
 }
 
 impl Default for ListenOptions {
@@ -44,6 +49,8 @@ impl Default for ListenOptions {
             retry_above: 64,
             handshake_timeout: Duration::from_secs(5),
             max_udp_payload: transport::MAX_UDP_PAYLOAD,
+            receive_window: 4 << 20,
+            send_window: 4 << 20,
         }
     }
 }
@@ -65,7 +72,7 @@ impl Listener {
         let mut tokens = ValidationTokenConfig::default();
         tokens.sent(0);
         config
-            .transport_config(Arc::new(transport::broker(options.max_udp_payload)))
+            .transport_config(Arc::new(transport::broker(&options)))
             .validation_token_config(tokens)
             .max_incoming(options.max_incoming)
             .incoming_buffer_size(ATTEMPT_BUFFER)

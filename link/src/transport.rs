@@ -13,6 +13,8 @@ use quinn::{
 use rand::Rng as _;
 use sealcast_proto::Identity;
 
+use crate::listener::ListenOptions;
+
 /// Silence after which a connection is dead, milliseconds: RFC 9308 section 3.2 recommends no less than 30 s.
 pub(crate) const IDLE_TIMEOUT_MS: u32 = 30_000;
 /// How often an idle client says that it is there: keeps NAT bindings (UDP: some only 15 s), and finds a restarted broker
@@ -21,14 +23,10 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Bytes in flight toward the broker on one stream: a largest record, so that one record never waits for a round trip.
 const BROKER_STREAM_WINDOW: u32 = 1_280 << 10;
-/// Bytes in flight toward the broker on one connection: what an authenticated client can make it buffer unread.
-const BROKER_WINDOW: u32 = 4 << 20;
 /// Bytes in flight toward a client on one stream: 40 MB/s at 100 ms of round trip.
 const CLIENT_STREAM_WINDOW: u32 = 4 << 20;
 /// Bytes in flight toward a client on one connection: several subscriptions side by side.
 const CLIENT_WINDOW: u32 = 16 << 20;
-/// Bytes written but not acknowledged, per connection: what a stalled client can pin at the broker.
-const BROKER_SEND_WINDOW: u64 = 4 << 20;
 /// Bytes written but not acknowledged at a client: about what the broker's window lets it have in flight.
 const CLIENT_SEND_WINDOW: u64 = 8 << 20;
 /// Bidirectional streams before the hello: the control stream. quinn makes every permitted stream's state at once
@@ -53,13 +51,13 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const CONNECTION_ID: usize = 8;
 
 /// A broker's side of a connection.
-pub(crate) fn broker(max_udp_payload: u16) -> TransportConfig {
-    let mut config = both(max_udp_payload);
+pub(crate) fn broker(options: &ListenOptions) -> TransportConfig {
+    let mut config = both(options.max_udp_payload);
     config
         .max_concurrent_bidi_streams(STREAMS_BEFORE_HELLO.into())
         .stream_receive_window(BROKER_STREAM_WINDOW.into())
-        .receive_window(BROKER_WINDOW.into())
-        .send_window(BROKER_SEND_WINDOW)
+        .receive_window(options.receive_window.max(BROKER_STREAM_WINDOW).into())
+        .send_window(options.send_window)
         .keep_alive_interval(None);
     config
 }

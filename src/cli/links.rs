@@ -1,6 +1,7 @@
 //! Links as arguments.
 
-use clap::Args;
+use clap::{Args, value_parser};
+use sealcast_link::LinkOptions;
 use sealcast_proto::{BrokerLink, TopicLink};
 
 use super::failure::Failure;
@@ -34,6 +35,27 @@ impl BrokerArg {
                 .hint("`sealcast broker` prints its link; SEALCAST_BROKER can hold it too")
         })?;
         Ok(text.parse()?)
+    }
+}
+
+/// How to get there.
+#[derive(Debug, Args)]
+pub(crate) struct PathArg {
+    /// Largest UDP payload to try on the way to the broker: 1452 fits Ethernet; more on a jumbo network only, and at the
+    /// broker too
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value = "1452",
+        value_parser = value_parser!(u16).range(1200..=65_527),
+        env = "SEALCAST_MAX_UDP_PAYLOAD"
+    )]
+    max_udp_payload: u16,
+}
+
+impl PathArg {
+    pub(crate) fn options(&self) -> LinkOptions {
+        LinkOptions { max_udp_payload: self.max_udp_payload, ..LinkOptions::default() }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::Global;
 use super::failure::{Exit, Failure};
 use super::keys::IdentityArg;
-use super::links::topic_link;
+use super::links::{PathArg, topic_link};
 use super::say::{count, grouped, hint, say};
 use super::signals::Stop;
 use super::{input, times};
@@ -56,6 +56,8 @@ pub(crate) struct Publish {
     /// Give up when nothing was acknowledged for this long
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = times::duration, env = "SEALCAST_TIMEOUT")]
     timeout: Duration,
+    #[command(flatten)]
+    path: PathArg,
 }
 
 /// What every message of a run is given.
@@ -104,7 +106,7 @@ impl Publish {
         let source = if self.lines { Some(input::source(self.file.as_deref())?) } else { None };
 
         let mut stop = Stop::listen();
-        let publisher = Publisher::new(identity, global.state()?);
+        let publisher = Publisher::with_options(identity, global.state()?, self.path.options());
         let topic = tokio::select! {
             topic = within(self.timeout, publisher.topic(&link)) => topic?,
             () = stop.asked() => return Err(interrupted()),

@@ -18,8 +18,12 @@ type Stream = (FrameWriter, FrameReader);
 
 impl Pair {
     async fn new() -> Self {
-        let (listener, addr) = listen(ListenOptions::default());
-        let link = link_to(&[addr], &[BROKER], LinkOptions::default());
+        Self::with(ListenOptions::default(), LinkOptions::default()).await
+    }
+
+    async fn with(theirs: ListenOptions, ours: LinkOptions) -> Self {
+        let (listener, addr) = listen(theirs);
+        let link = link_to(&[addr], &[BROKER], ours);
         let broker = async {
             let connection = listener.accept().await.unwrap().establish().await.unwrap();
             let control = connection.accept_hello("b", LIMIT, 8).await.unwrap();
@@ -36,6 +40,30 @@ impl Pair {
         let mut far = soon(self.there.accept()).await.unwrap();
         assert_eq!(soon(far.1.request()).await, Ok(Some(question())));
         (near, far)
+    }
+}
+
+/// Loopback carries 64 KiB: what is found is what both sides allow.
+#[tokio::test]
+async fn large_datagrams_are_used_where_both_sides_allow_them() {
+    for (ours, theirs) in [(6_000, 6_000), (6_000, 1_452), (1_452, 6_000)] {
+        let listen = ListenOptions { max_udp_payload: theirs, ..ListenOptions::default() };
+        let link = LinkOptions { max_udp_payload: ours, ..LinkOptions::default() };
+        let pair = Pair::with(listen, link).await;
+        let ((mut writer, mut answers), (mut reply, mut reader)) = pair.stream().await;
+        let most = ours.min(theirs);
+        let found = async {
+            // The search ends some bytes below the bound.
+            while [&pair.here, &pair.there].iter().any(|end| end.udp_payload() < most - 50) {
+                writer.send(question().encode()).await.unwrap();
+                reader.request().await.unwrap();
+                reply.send(Reply::Done(Offset(1)).encode()).await.unwrap();
+                answers.reply().await.unwrap();
+            }
+        };
+        soon(found).await;
+        // What a side takes is at least 1,472, quinn's default.
+        assert!([&pair.here, &pair.there].iter().all(|end| end.udp_payload() <= most.max(1_472)));
     }
 }
 

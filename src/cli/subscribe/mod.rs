@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Global;
 use super::failure::{Exit, Failure};
 use super::keys::IdentityArg;
-use super::links::TopicArg;
+use super::links::{PathArg, TopicArg};
 use super::say::{count, hint, say};
 use super::signals::Stop;
 use super::times::{self, Start};
@@ -58,6 +58,8 @@ pub(crate) struct Subscribe {
     /// Write to this file; a run that resumes cuts off what was not committed, so that each message is there once
     #[arg(short, long, value_name = "FILE", env = "SEALCAST_OUTPUT")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    path: PathArg,
 }
 
 impl Subscribe {
@@ -79,7 +81,7 @@ impl Subscribe {
         let anew = from != StartAt::Resume;
         let options = SubscribeOptions { from, until_head: self.exit_at_end };
         let mut stop = Stop::listen();
-        let subscriber = Subscriber::new(identity, global.state()?);
+        let subscriber = Subscriber::with_options(identity, global.state()?, self.path.options());
         let mut subscription = tokio::select! {
             subscription = subscriber.subscribe(&link, options) => subscription?,
             () = stop.asked() => return Ok(()),

@@ -17,6 +17,12 @@ pub enum Standstill {
         /// Since when, milliseconds since 1970.
         since_ms: u64,
     },
+    /// The broker stores nothing: its disk is full, or failed. What was handed over is sent again until it is stored; a
+    /// full disk needs space and nothing else, a failed one a restart of the broker.
+    ReadOnly {
+        /// Since when, milliseconds since 1970.
+        since_ms: u64,
+    },
     /// The broker says what cannot be true. What is in flight is sent again on another connection; after a few times in
     /// a row everything fails with [`PublishError::Broker`](crate::PublishError::Broker).
     BrokerFault {
@@ -33,6 +39,7 @@ impl Standstill {
                 "an admin has to confirm who is a member: any change to the topic does, and so does `sealcast rotate`"
             }
             Self::Unanswered { .. } => "see whether the broker's disk is full, failing or slow",
+            Self::ReadOnly { .. } => "the broker's operator has to make space, or to look at its disk",
             Self::BrokerFault { .. } => "do not go on with this broker before its operator has looked at it",
         }
     }
@@ -45,6 +52,9 @@ impl fmt::Display for Standstill {
                 "nothing is sealed: no admin has confirmed the roster for longer than the policy allows",
             ),
             Self::Unanswered { .. } => f.write_str("the broker takes records and does not answer"),
+            Self::ReadOnly { .. } => {
+                f.write_str("the broker stores nothing for now: its disk is full, or failed")
+            }
             Self::BrokerFault { what } => write!(f, "the broker broke the protocol: {what}"),
         }
     }

@@ -5,6 +5,9 @@ mod program;
 // Brokers, publishers and subscribers as processes of their own.
 mod parties;
 
+// A file system small enough to fill up.
+#[path = "../../broker/tests/it/disk.rs"]
+mod disk;
 // A bad network: a UDP path that loses, delays, reorders, duplicates, forgets its source ports.
 mod relay;
 
@@ -31,6 +34,8 @@ mod network;
 mod namespaces;
 // Running a broker: the page for operators word for word, limits that clients wait at, what logs and metrics never hold.
 mod operations;
+// The broker's disk fills up, or fails.
+mod storage;
 // A topic taken to another broker, and its members who follow it there.
 mod backup;
 // The broker's whole disk in the hands of members and former members.

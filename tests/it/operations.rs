@@ -9,7 +9,7 @@ use crate::parties::{Feed, lines};
 use crate::program::{World, mode};
 
 /// What an operations listener answers.
-fn get(addr: SocketAddr, path: &str) -> String {
+pub(crate) fn get(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").expect("it reads");
     let mut answer = String::new();

@@ -160,9 +160,14 @@ impl Broker {
 
     /// With these flags.
     pub(crate) fn with(world: &World, settings: &[&str]) -> Self {
+        Self::at(world, "127.0.0.1:0", settings)
+    }
+
+    /// On this address, with these flags.
+    pub(crate) fn at(world: &World, listen: &str, settings: &[&str]) -> Self {
         let mut broker = Self {
             process: None,
-            listen: "127.0.0.1:0".into(),
+            listen: listen.into(),
             settings: settings.iter().map(|flag| (*flag).into()).collect(),
             data: world.path("data"),
             link: String::new(),

@@ -1,7 +1,3 @@
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use sealcast_broker::Limits;
 use sealcast_broker::settings::Size;
 use sealcast_proto::frame::{Code, From, Reply};
@@ -9,55 +5,9 @@ use sealcast_proto::roster::Role;
 use sealcast_proto::{Offset, TopicId};
 use tokio::time::{Duration, sleep};
 
+use crate::disk::Disk;
 use crate::hand::{Hand, batch_record};
 use crate::world::{Client, Pipe, World, ciphertexts};
-
-/// A small file system in memory over a directory, with something in it that takes its space.
-struct Disk {
-    dir: PathBuf,
-    ballast: PathBuf,
-}
-
-impl Disk {
-    /// `None` where this account may not mount.
-    fn over(dir: &Path, bytes: u64) -> Option<Self> {
-        let size = format!("size={bytes}");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(dir).output();
-        match mount {
-            Ok(done) if done.status.success() => {}
-            refused => {
-                eprintln!("skipped: a file system of its own needs root: {refused:?}");
-                return None;
-            }
-        }
-        Some(Self { dir: dir.into(), ballast: dir.join("ballast") })
-    }
-
-    /// Takes space until `free` bytes are left.
-    fn fill(&self, free: u64) {
-        use std::io::Write as _;
-        let mut ballast = File::options().create(true).append(true).open(&self.ballast).unwrap();
-        let zeros = vec![0; 64 << 10];
-        while self.free() > free + zeros.len() as u64 {
-            ballast.write_all(&zeros).unwrap();
-        }
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(&self.dir).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-
-    fn make_space(&self) {
-        std::fs::remove_file(&self.ballast).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
-    }
-}
 
 const BATCH: usize = 64 << 10;
 

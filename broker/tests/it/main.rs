@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub)]
 
+/// A file system small enough to fill up.
+mod disk;
 /// A publisher and an admin by hand.
 mod hand;
 /// A broker in a temporary directory, and connections to it.

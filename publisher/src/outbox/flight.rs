@@ -196,7 +196,7 @@ impl Outbox {
             Code::NotAllowed => return Err(PublishError::NotAllowed(self.identity.public())),
             // Not now: what is in flight stays as it is and is sent again on the next connection.
             Code::Busy | Code::ReadOnly | Code::Draining => {
-                self.try_again_later(&refusal, effects);
+                self.try_again_later(&refusal, now_ms, effects);
                 return Ok(());
             }
             _ => {}
@@ -256,7 +256,11 @@ impl Outbox {
     }
 
     /// The broker cannot now. How long it asks for is followed only so far.
-    pub(super) fn try_again_later(&mut self, refusal: &Refusal, effects: &mut Vec<Effect>) {
+    pub(super) fn try_again_later(&mut self, refusal: &Refusal, now_ms: u64, effects: &mut Vec<Effect>) {
+        // The others pass by themselves within seconds; for this one somebody may have to do something.
+        if refusal.code == Code::ReadOnly && !matches!(self.trouble, Some(Standstill::ReadOnly { .. })) {
+            self.trouble = Some(Standstill::ReadOnly { since_ms: now_ms });
+        }
         self.lost();
         effects.push(Effect::Reconnect { after_ms: refusal.retry_after_ms.clamp(RETRY_MS, MAX_RETRY_MS) });
     }

@@ -364,7 +364,7 @@ impl Outbox {
                 self.table_stored();
                 Ok(())
             }
-            Input::TableRefused(refusal) => self.table_refused(refusal, effects),
+            Input::TableRefused(refusal) => self.table_refused(refusal, now_ms, effects),
             Input::Writable => self.writable(now_ms, effects),
             Input::Tick => {
                 self.reconnect_if_unanswered(now_ms, effects);

@@ -292,12 +292,13 @@ impl Outbox {
     pub(super) fn table_refused(
         &mut self,
         refusal: Refusal,
+        now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Result<(), PublishError> {
         match refusal.code {
             Code::NotAllowed => Err(PublishError::NotAllowed(self.identity.public())),
             Code::Busy | Code::ReadOnly | Code::Draining => {
-                self.try_again_later(&refusal, effects);
+                self.try_again_later(&refusal, now_ms, effects);
                 Ok(())
             }
             _ => Err(PublishError::Broker(format!("it refused a slot table: {}", refusal.detail))),

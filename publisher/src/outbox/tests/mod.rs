@@ -853,3 +853,34 @@ fn a_broker_that_answers_nothing_is_left_for_another_connection() {
     assert_eq!(world.outbox.standstill(), None);
     world.assert_dense();
 }
+
+#[test]
+fn a_broker_that_cannot_store_is_named_and_nothing_is_lost() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    let refused = |code| Input::Refused(Refusal { retry_after_ms: 300, ..Refusal::new(code, "") });
+    world.send(1);
+    world.write();
+    world.answers.clear();
+    // What passes by itself is no matter for the application.
+    world.input(refused(Code::Busy));
+    assert_eq!((world.reconnects, world.outbox.standstill()), (1, None));
+    let since_ms = world.now;
+    for n in 2..5 {
+        world.connect();
+        world.write();
+        world.answers.clear();
+        world.input(refused(Code::ReadOnly));
+        assert_eq!(world.reconnects, n);
+        assert_eq!(
+            world.outbox.standstill(),
+            Some(Standstill::ReadOnly { since_ms }),
+            "since the first time"
+        );
+        world.now += 1;
+    }
+    world.settle();
+    assert_eq!((world.receipts.len(), world.outbox.standstill()), (2, None));
+    world.assert_dense();
+}

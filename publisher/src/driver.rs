@@ -263,22 +263,19 @@ impl Driver {
             match self.wait(&mut streams, tasks, closing.is_none()).await {
                 Woken::Command(None) => return Outcome::Closed,
                 Woken::Command(Some(command)) => {
-                    let mut command = Some(command);
-                    for _ in 0..COMMANDS_AT_ONCE {
+                    for command in and_waiting(command, &mut self.commands, COMMANDS_AT_ONCE) {
                         match command {
-                            Some(Command::Send { message, reply, permit }) => {
+                            Command::Send { message, reply, permit } => {
                                 waiting.insert(next_token, (reply, permit));
                                 todo.push_back(Input::Send { token: next_token, message });
                                 next_token += 1;
                             }
-                            Some(Command::Close { reply }) => {
+                            Command::Close { reply } => {
                                 *closing = Some(reply);
                                 todo.push_back(Input::Close);
                                 break;
                             }
-                            None => break,
                         }
-                        command = self.commands.try_recv().ok();
                     }
                 }
                 Woken::Answer(Ok(Some(Reply::Ack(ack)))) => todo.push_back(Input::Acked(ack)),
@@ -417,6 +414,11 @@ impl Driver {
     }
 }
 
+/// `first` and what waits behind it, `most` together at most; nothing is taken out that is not handed on.
+fn and_waiting<T>(first: T, waiting: &mut mpsc::Receiver<T>, most: usize) -> impl Iterator<Item = T> {
+    std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok())).take(most)
+}
+
 fn build(work: EpochWork) -> JoinHandle<Result<NewEpoch, String>> {
     // Wrapping is work for the processor: not on a thread that answers others.
     tokio::task::spawn_blocking(move || work.make(&mut rand::rng()).map_err(|error| error.to_string()))
@@ -467,5 +469,23 @@ async fn joined<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::J
             result
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_taken_in_order_and_none_is_dropped_at_the_limit() {
+        let (sender, mut waiting) = mpsc::channel(16);
+        (0..10).for_each(|n| sender.try_send(n).unwrap());
+        let mut taken = Vec::new();
+        while let Ok(first) = waiting.try_recv() {
+            let before = taken.len();
+            taken.extend(and_waiting(first, &mut waiting, 4));
+            assert!((1..=4).contains(&(taken.len() - before)));
+        }
+        assert_eq!(taken, (0..10).collect::<Vec<_>>());
     }
 }

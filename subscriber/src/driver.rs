@@ -74,6 +74,8 @@ struct Tasks {
     reopen: Option<Work<Stream>>,
     need: Option<Work<Answer>>,
     prekeys: Option<Work<Result<Maintained, StateError>>>,
+    /// Whether our prekeys were looked after since this subscription began.
+    looked_after: bool,
     save: Option<JoinHandle<Result<(), StateError>>>,
     /// Who waits for the save under way, and for the next one.
     saving: Vec<oneshot::Sender<Saved>>,
@@ -137,8 +139,10 @@ impl Driver {
                     self.start_prekeys(&mut tasks);
                 }
                 Woken::Maintained(result) => {
-                    tasks.prekeys = None;
+                    (tasks.prekeys, tasks.looked_after) = (None, true);
                     match result {
+                        // The last item was handed out.
+                        _ if self.items.is_none() => {}
                         Ok(Maintained { ring, stored }) => {
                             self.put(Input::Prekeys(ring), &mut tasks);
                             if let Some(id) = stored {
@@ -208,7 +212,7 @@ impl Driver {
             saved = joined(&mut tasks.save) => Woken::Saved(saved),
             () = until(tasks.save_at), if tasks.save.is_none() => Woken::SaveDue,
             answer = ready(&mut tasks.need), if live => Woken::Answer(answer),
-            maintained = ready(&mut tasks.prekeys), if live => Woken::Maintained(maintained),
+            maintained = ready(&mut tasks.prekeys) => Woken::Maintained(maintained),
             stream = ready(&mut tasks.reopen), if live => Woken::Opened(Box::new(stream)),
             frame = frame(&mut tasks.stream), if read => Woken::Frame(frame),
             () = until(prekeys_at), if live && tasks.prekeys.is_none() => Woken::PrekeysDue,
@@ -232,7 +236,10 @@ impl Driver {
         }
         if effects.end {
             self.items = None;
+            self.see_to_prekeys(tasks);
             *tasks = Tasks {
+                prekeys: tasks.prekeys.take(),
+                looked_after: tasks.looked_after,
                 save: tasks.save.take(),
                 saving: std::mem::take(&mut tasks.saving),
                 waiting: std::mem::take(&mut tasks.waiting),
@@ -334,6 +341,14 @@ impl Driver {
             let topic = self.inbox.topic();
             let work = prekeys::maintain(store, identity, topic, policy, acknowledged, connection);
             tasks.prekeys = Some(Box::pin(work));
+        }
+    }
+
+    /// Before a subscription ends. However short it was, its member leaves a prekey: to who never did, publishers wrap
+    /// under its identity for ever (docs/protocol.md, G7).
+    fn see_to_prekeys(&mut self, tasks: &mut Tasks) {
+        if tasks.prekeys.is_none() && !tasks.looked_after {
+            self.start_prekeys(tasks);
         }
     }
 

@@ -53,6 +53,22 @@ fn eventful() -> Feed {
     feed
 }
 
+/// However short a member's first visit, publishers do not wrap to its static key after it.
+#[test]
+fn who_only_looks_in_leaves_a_prekey() {
+    let feed = Feed::new(&["a", "b"]);
+    assert_eq!(run_as(&feed, "a", &["sub", &feed.link, "--exit-at-end"]).ok(), "");
+    let ran = run_as(&feed, "owner", &["inspect", &feed.link, "--json"]);
+    ran.ok();
+    let json = parsed(&ran);
+    let of = |name: &str| {
+        let members = json["roster"]["members"].as_array().unwrap();
+        let member = members.iter().find(|member| member["identity"] == feed.key(name)).unwrap();
+        member["prekey"]["id"].is_u64()
+    };
+    assert!(of("a") && !of("b"), "{json:#}");
+}
+
 #[test]
 fn an_admin_is_shown_all_of_a_topic() {
     let mut feed = eventful();

@@ -1,12 +1,17 @@
 //! Saving: coalesced, never two at once, each answered to those who wait for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealcast_state::StateError;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{Driver, Tasks};
 use crate::error::SubscribeError;
+
+/// How long a subscription that ends waits for the broker to take its member's prekey: some round trips and an fsync.
+const PREKEY_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Driver {
     pub(super) fn start_save(&mut self, tasks: &mut Tasks) {
@@ -56,6 +61,11 @@ impl Driver {
             tracing::warn!(%error, "the subscription's last position was not saved");
         }
         let position = tasks.position;
+        self.see_to_prekeys(&mut tasks);
+        if let Some(prekeys) = tasks.prekeys.take() {
+            // The next subscription tries again.
+            let _ = timeout(PREKEY_PATIENCE, prekeys).await;
+        }
         // Whoever is told that it is closed may open it again: nothing of it is left by then.
         drop((self, tasks));
         for reply in waiting {

@@ -1,0 +1,242 @@
+"""Tables and plots of what `run` measured."""
+import html
+
+OURS = {"ours", "ours, end to end"}
+COLOURS = {"ours": "#0b6e4f", "nats-2.9": "#8ecae6", "nats-2.15.1": "#457b9d", "mosquitto": "#bc6c25", "bare": "#9a9a9a"}
+
+
+def find(cells, part, name, **wish):
+    for cell in cells:
+        if cell["part"] == part and cell["name"] == name and cell["wish"].items() >= wish.items():
+            return cell["result"]
+    return None
+
+
+def names(cells, part):
+    out = []
+    for cell in cells:
+        if cell["part"] == part and cell["name"] not in out:
+            out.append(cell["name"])
+    return out
+
+
+def table(headings, rows):
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def number(value, digits=3):
+    if value is None:
+        return "–"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def write(results, out):
+    cells, machine = results["cells"], results["machine"]
+    parts = [about(machine)]
+    for draw in (fanout, memory, latency, path, durable, wrap, removal):
+        text = draw(cells, out)
+        if text:
+            parts.append(text)
+    (out / "tables.md").write_text("\n\n".join(parts) + "\n")
+
+
+def about(machine):
+    load = lambda key: " ".join(f"{value:.1f}" for value in machine[key])
+    return (f"Written by `benches/peers/run`, not by hand. {machine['when']}, {machine['cores']} cores of {machine['cpu']}"
+            f"{' with AVX-512 IFMA' if machine['avx512ifma'] else ''}, Linux {machine['kernel']}; medians of {machine['rounds']} "
+            f"rounds of {machine['seconds']} s a cell, peers in turn; load average before {load('load_before')}, after "
+            f"{load('load_after')}; commit {''.join(machine['commit'])}. {'; '.join(machine['versions'])}.")
+
+
+def fanout(cells, out):
+    shapes = []
+    for cell in cells:
+        shape = (cell["wish"].get("size"), cell["wish"].get("subscribers"))
+        if cell["part"] == "fanout" and shape not in shapes:
+            shapes.append(shape)
+    if not shapes:
+        return None
+    shapes.sort()
+    title = lambda shape: f"{shape[0]:,} B × {shape[1]:,}"
+    value = lambda name, shape, field: (find(cells, "fanout", name, size=shape[0], subscribers=shape[1]) or {}).get(field)
+    each = names(cells, "fanout")
+    rows = []
+    for name in each:
+        row = [name]
+        for shape in shapes:
+            per_s, cpu = value(name, shape, "deliveries_per_cpu_s"), value(name, shape, "cpu_s_per_million")
+            row.append("–" if cpu is None else f"{per_s / 1e6:.3g} M ({cpu:.3g})")
+        rows.append(row)
+    text = "### Deliveries per CPU second of the server (CPU seconds a million)\n\n"
+    text += table(["", *[title(shape) for shape in shapes]], rows)
+    ratios = []
+    for against in ["nats-2.9", *[name for name in each if name.startswith("nats-2.1")], "mosquitto", "bare"]:
+        row = [f"ours : {against}"]
+        for shape in shapes:
+            ours, theirs = value("ours", shape, "deliveries_per_cpu_s"), value(against, shape, "deliveries_per_cpu_s")
+            row.append(f"{ours / theirs:.2f}" if ours and theirs else "–")
+        ratios.append(row)
+    text += "\n\n" + table(["ratio", *[title(shape) for shape in shapes]], ratios)
+    busy = []
+    for name in each:
+        row = [name]
+        for shape in shapes:
+            server, load = value(name, shape, "server_busy"), value(name, shape, "load_busy")
+            row.append("–" if server is None else f"{server:.0%} / {load:.0%}")
+        busy.append(row)
+    text += "\n\nHow busy the server's core was, and the load's:\n\n" + table(["", *[title(s) for s in shapes]], busy)
+    shown = [name for name in each if name in COLOURS]
+    groups = [(title(s), [(n, (value(n, s, "deliveries_per_cpu_s") or 0) / 1e6) for n in shown]) for s in shapes]
+    bars(out / "fanout.svg", "Million deliveries per CPU second of the server (more is better)", groups)
+    return text + "\n\n![deliveries per CPU second](fanout.svg)"
+
+
+def memory(cells, out):
+    rows, group = [], []
+    for name in names(cells, "fanout"):
+        result = find(cells, "fanout", name, size=100, subscribers=1000)
+        if result:
+            rows.append([name, f"{result['resident_max'] / 1e6:,.0f} MB", f"{result['resident'] / 1e6:,.0f} MB"])
+            group.append((name, result["resident_max"] / 1e6))
+    if not rows:
+        return None
+    bars(out / "memory.svg", "Resident memory at most, MB (less is better)", [("1,000 subscribers of 100 B", group)])
+    return ("### Memory at 1,000 subscribers under load (100 B)\n\n" + table(["", "at most", "at the end"], rows)
+            + "\n\n![memory](memory.svg)")
+
+
+def latency(cells, out):
+    rows, groups = [], {"p50": [], "p99": []}
+    for name in names(cells, "latency"):
+        result = find(cells, "latency", name)
+        if not result:
+            continue
+        if "latency_us" in result:
+            of = {key: result["latency_us"][key] for key in ("p50", "p90", "p99", "max")}
+        else:
+            of = {key: result["latency"][f"{key}_us"] for key in ("p50", "p90", "p99", "max")}
+        rows.append([name, *[number(of[key], 4) for key in ("p50", "p90", "p99", "max")]])
+        for key, group in groups.items():
+            group.append((name, of[key]))
+    if not rows:
+        return None
+    bars(out / "latency.svg", "Latency at 1,000 messages/s × 10 subscribers × 1 KiB, µs (less is better)", list(groups.items()))
+    return ("### Latency, 1,000 messages a second of 1 KiB to 10 subscribers, µs\n\n"
+            + table(["", "p50", "p90", "p99", "max"], rows) + "\n\n![latency](latency.svg)")
+
+
+def path(cells, out):
+    rows = []
+    for size in (100, 1024):
+        age = find(cells, "path", "age", size=size)
+        for name in names(cells, "path"):
+            result = find(cells, "path", name, size=size)
+            if not result or name == "age":
+                continue
+            if "broker" in result:
+                server = result["broker"]["cpu_s_per_million_deliveries"]
+                clients = result["clients"]["cpu_s_per_million_deliveries"]
+            else:
+                server = result["cpu_s_per_million"]
+                clients = result["load_busy"] * result["seconds"] * 1e6 / result["deliveries"]
+            encrypted = "end to end" if name.startswith("ours") else "hop by hop"
+            rows.append([f"{size:,} B, {name}", encrypted, number(server), number(clients), number(server + clients)])
+            if age and name == "nats-2.9":
+                with_age = clients + age["encrypt_us"] / 10 + age["decrypt_us"]
+                rows.append([f"{size:,} B, {name} + age a message", "end to end", number(server), number(with_age),
+                             number(server + with_age)])
+    if not rows:
+        return None
+    return ("### The whole path, one publisher to 10 subscribers: CPU seconds a million deliveries\n\n"
+            + table(["", "encrypted", "server", "publisher and subscribers", "all"], rows))
+
+
+def durable(cells, out):
+    rows, groups = [], []
+    for cell in cells:
+        if cell["part"] != "durable" or cell["name"] != "ours" or not cell["result"]:
+            continue
+        wish, ours = cell["wish"], cell["result"]["acknowledged_per_s"]
+        theirs = (find(cells, "durable", "jetstream", **wish) or {}).get("acknowledged_per_s")
+        what = f"{wish['size']:,} B, {wish['in_flight']:,} in flight"
+        rows.append([what, number(theirs), number(ours), f"{ours / theirs:.1f}" if theirs else "–"])
+        groups.append((what, [("nats-2.15.1", (theirs or 0) / 1e3), ("ours", ours / 1e3)]))
+    if not rows:
+        return None
+    bars(out / "durable.svg", "Thousand messages acknowledged a second, synced to disk (more is better)", groups)
+    return ("### Messages acknowledged a second, each on disk\n\n"
+            + table(["", "JetStream, `sync_interval: always`", "ours, durable", "ratio"], rows) + "\n\n![durable](durable.svg)")
+
+
+def wrap(cells, out):
+    rows, groups = [], []
+    for cell in cells:
+        if cell["part"] != "wrap" or cell["name"] == "age" or not cell["result"]:
+            continue
+        members, got = cell["wish"]["members"], cell["result"]
+        age = (find(cells, "wrap", "age", members=members) or {}).get("encrypt_us_per_recipient")
+        each = [("age", age), ("hpke", got["hpke_us"]), ("naive, a key each", got["naive_us"]),
+                ("naive, one key", got["naive_shared_us"]), ("ours, fresh", got["fresh_us"]), ("ours, rewrap", got["rewrap_us"])]
+        rows.append([f"{members:,}", *[number(value) for _, value in each], f"{got['fresh_us'] / got['naive_shared_us']:.2f}",
+                     f"{got['naive_shared_us'] / got['rewrap_us']:.0f}"])
+        groups.append((f"{members:,} members", [(name, value or 0) for name, value in each]))
+    if not rows:
+        return None
+    bars(out / "wrap.svg", "µs of one thread a member (less is better)", groups)
+    return ("### A key for every member: µs of CPU a member, one thread\n\n"
+            + table(["members", "age", "hpke", "naive ladder, a key each", "naive ladder, one key", "ours, fresh", "ours, rewrap",
+                     "fresh : naive", "naive : rewrap"], rows) + "\n\n![wrapping](wrap.svg)")
+
+
+def removal(cells, out):
+    rows, groups = [], []
+    for cell in cells:
+        if cell["part"] != "removal" or not cell["result"]:
+            continue
+        members = cell["wish"]["members"]
+        group = []
+        for key, name in [("openmls", "OpenMLS"), ("mls_rs", "mls-rs"), ("mls_rs_best", "mls-rs, all had committed"), ("ours", "ours")]:
+            got = cell["result"].get(key)
+            if got:
+                rows.append([f"{members:,}", name, number(got["publisher_ms"]), number(got["member_ms"]),
+                             f"{got['download_bytes']:,.0f}"])
+                group.append((name, got["publisher_ms"]))
+        if len(group) > 1:
+            groups.append((f"{members:,} members", group))
+    if not rows:
+        return None
+    bars(out / "removal.svg", "A removal: ms of the publisher's CPU (less is better)", groups)
+    return ("### A removal\n\n" + table(["members", "", "publisher, ms", "a member, ms", "a member downloads, bytes"], rows)
+            + "\n\n![removal](removal.svg)")
+
+
+def colour(name):
+    if name in COLOURS:
+        return COLOURS[name]
+    return COLOURS["ours"] if name.startswith("ours") else ["#577590", "#9d8189", "#b08968", "#6d6875"][sum(name.encode()) % 4]
+
+
+def bars(path, title, groups):
+    """Horizontal bars in groups, each group to its own scale."""
+    left, width, row, top = 190, 420, 20, 44
+    body, y = [], top
+    for name, values in groups:
+        body.append(f'<text x="8" y="{y + 14}" class="g">{html.escape(name)}</text>')
+        y += 22
+        most = max([value for _, value in values] + [1e-12])
+        for label, value in values:
+            length = max(value / most * width, 1)
+            body.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{html.escape(label)}</text>')
+            body.append(f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{row - 6}" fill="{colour(label)}"/>')
+            body.append(f'<text x="{left + length + 6:.1f}" y="{y + 14}">{number(value)}</text>')
+            y += row
+        y += 8
+    style = ('<style>text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}.g{font-weight:bold}'
+             '@media(prefers-color-scheme:dark){text{fill:#ddd}}</style>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {y}" width="700" height="{y}" role="img">'
+    path.write_text("\n".join([head, f"<title>{html.escape(title)}</title>", style,
+                               f'<text x="8" y="22" class="t">{html.escape(title)}</text>', *body, "</svg>", ""]))

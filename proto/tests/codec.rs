@@ -1,12 +1,13 @@
 //! The frame codec: what is written is read, and no bytes make it panic or allocate beyond its limits.
 
 use bytes::Bytes;
+use ed25519_dalek::Signer as _;
 use proptest::prelude::*;
 use sealcast_proto::frame::{
     Ack, Code, Context, EpochDelivery, FRAME_HEADER, FrameError, FrameKind, From, Hello, HoleReason, Level,
     Refusal, Reply, Request, RosterDelivery, Start, Subscribe, TopicInfo, frame_header,
 };
-use sealcast_proto::hash::sha256;
+use sealcast_proto::hash::{SignLabel, sha256, sign, verify};
 use sealcast_proto::object::{
     Batch, Beacon, EpochHeader, Genesis, Mode, Prekey, PrevClose, RosterEntry, RosterHead, SUITE,
 };
@@ -267,6 +268,29 @@ fn one_label_is_never_taken_for_another() {
     assert!(as_entry.verify(&id(1).public()).is_err());
     let as_genesis = Signed::<Genesis>::from_parts(prekey().body().clone(), prekey().signature()).unwrap();
     assert!(as_genesis.verify(&id(3).public()).is_err());
+}
+
+#[test]
+fn what_is_signed_begins_with_the_protocols_name_and_its_label() {
+    const LABELS: [(SignLabel, &str); 7] = [
+        (SignLabel::Genesis, "genesis"),
+        (SignLabel::RosterEntry, "roster entry"),
+        (SignLabel::RosterHead, "roster head"),
+        (SignLabel::Prekey, "prekey"),
+        (SignLabel::EpochHeader, "epoch header"),
+        (SignLabel::Batch, "batch"),
+        (SignLabel::Beacon, "beacon"),
+    ];
+    let lp = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let (me, body) = (id(1), b"a body of any kind");
+    for (label, name) in LABELS {
+        let input = [b"sealcast/1 sign".as_slice(), &lp(name.as_bytes()), &lp(body)].concat();
+        let signature = me.signing_key().sign(&input).to_bytes();
+        assert_eq!(sign(me.signing_key(), label, body), signature, "{name}");
+        for (other, _) in LABELS {
+            assert_eq!(verify(&me.public(), other, body, &signature), other == label, "{name}");
+        }
+    }
 }
 
 #[test]

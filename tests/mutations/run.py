@@ -45,6 +45,9 @@ BUILD = {"CARGO_PROFILE_DEV_OPT_LEVEL": "0", "CARGO_PROFILE_DEV_DEBUG": "0"}
 # The first word of a mutant's test command; words after it are filters of the test program.
 SUITES = {
     "proto": ["-p", "sealcast-proto", "--tests"],
+    "proto-lib": ["-p", "sealcast-proto", "--lib"],
+    "proto-objects": ["-p", "sealcast-proto", "--test", "codec", "--test", "forged"],
+    "proto-roster": ["-p", "sealcast-proto", "--test", "chain", "--test", "roster"],
     "envelope": ["-p", "sealcast-envelope", "--lib"],
     "link": ["-p", "sealcast-link", "--lib"],
     "state": ["-p", "sealcast-state", "--lib"],

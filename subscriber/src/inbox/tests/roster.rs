@@ -1,6 +1,8 @@
 //! Members come and go; the roster forks or is rolled back.
 
+use sealcast_proto::Signed;
 use sealcast_proto::frame::{From as Begin, Reply};
+use sealcast_proto::object::RosterEntry;
 use sealcast_proto::roster::{Op, Role, Roster};
 
 use super::client::*;
@@ -309,6 +311,37 @@ fn a_roster_of_many_entries_is_begun_at_the_owners_newest() {
     pen.publish(&mut world, &["b"]);
     assert_eq!(client.deliver(&world, from).said(), ["b"]);
     assert_eq!(client.saved().chain.unwrap().seq().0, 3);
+}
+
+/// G9: the topic's id says whose signature counts, and an admin's, or anybody's, is not that.
+#[test]
+fn a_roster_is_begun_at_what_the_owner_signed_and_at_nothing_else() {
+    let mut world = World::new(&[2]);
+    world.add(3, Role::Admin);
+    world.change_by(3, &[Op::Add { identity: key(4), role: Role::Reader }]);
+    let mut honest = Client::new(&world, 2, Begin::Latest);
+    honest.connect(&world);
+    assert_eq!(honest.resubscribed, 0);
+    for signer in [3, 9] {
+        let mut client = Client::new(&world, 2, Begin::Latest);
+        let mut replies = world.serve(&client.subscribe(), &key(2));
+        // The owner's entry is left out; the one after it comes with all that a beginning takes.
+        replies.retain(|reply| match reply {
+            Reply::Roster(delivery) => delivery.entry.peek().unwrap().signer == key(3),
+            _ => true,
+        });
+        let mut shown = 0;
+        for reply in &mut replies {
+            let Reply::Roster(delivery) = reply else { continue };
+            let entry = RosterEntry { signer: key(signer), ..delivery.entry.peek().unwrap() };
+            delivery.entry = Signed::sign(&entry, identity(signer).signing_key());
+            delivery.roles = Some(world.roster.chain().roles_bytes());
+            delivery.policy = Some(world.roster.chain().policy_bytes().clone());
+            shown += 1;
+        }
+        client.feed(&world, replies);
+        assert_eq!((shown, client.resubscribed), (1, 1), "signed by {signer}");
+    }
 }
 
 #[test]

@@ -64,6 +64,22 @@ fn consequences_that_do_not_follow_from_the_operations_are_refused() {
     roster.apply(&bundle.entry, &bundle.ops).unwrap();
 }
 
+/// An admin that adds another, or changes the policy, and signs that list and policy are as before: subscribers, who do not
+/// hold the operations, would follow that.
+#[test]
+fn an_entry_cannot_leave_out_what_its_operations_change() {
+    let (_, _, mut roster) = start();
+    let before = apply(&mut roster, &[add(1, Role::Publisher), add(2, Role::Reader)]).entry.peek().unwrap();
+    let policy = Policy { retain_ms: 5_000_000, ..Policy::default() };
+    let bundle = roster.sign(&[add(3, Role::Admin), Op::set_policy(policy)], &id(0), 5).unwrap();
+    let without_roles = bent(&bundle, &id(0), |entry| entry.roles_hash = before.roles_hash);
+    let without_policy = bent(&bundle, &id(0), |entry| entry.policy_hash = before.policy_hash);
+    for (what, bundle) in [("roles_hash", without_roles), ("policy_hash", without_policy)] {
+        assert_eq!(roster.apply(&bundle.entry, &bundle.ops), Err(RosterError::Derived(what)));
+    }
+    roster.apply(&bundle.entry, &bundle.ops).unwrap();
+}
+
 #[test]
 fn only_an_admin_of_the_entry_before_signs() {
     let (_, _, mut roster) = start();

@@ -1,5 +1,6 @@
 //! A topic's task: feeds the machine, does what it says. The only place that writes to a topic's log.
 
+pub(crate) mod ordered;
 mod reload;
 mod tables;
 #[cfg(test)]
@@ -9,13 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealcast_proto::frame::{Ack, Code, Refusal};
+use sealcast_proto::frame::{Ack, Refusal};
 use sealcast_proto::object::{Beacon, Prekey, RosterHead};
 use sealcast_proto::roster::{EntryBundle, Role};
 use sealcast_proto::{MemberIndex, Offset, PublicKey, Signed};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use self::ordered::{Lost, Ordered};
 use self::tables::{Staged, Tables};
 use crate::clock::now_ms;
 use crate::handle::{Answer, Attached, Message, Offered, Opened, Origin, Sign, Topic, WatchEvent};
@@ -57,6 +59,8 @@ pub(crate) struct Actor {
     /// When to make the machine anew after a failed write.
     reload_at: Option<Instant>,
     reload_pause: Duration,
+    /// For a topic whose order several brokers share.
+    ordered: Option<Ordered>,
 }
 
 /// What one round of inputs brings about.
@@ -70,6 +74,8 @@ struct Round {
     /// Said last: whoever hears that something is stored must find it when it looks.
     answers: Vec<(SessionId, Answer)>,
     entries: Vec<(Ticket, Result<Offset, Refusal>)>,
+    /// Answered once what came before was submitted.
+    barriers: Vec<oneshot::Sender<()>>,
 }
 
 impl Actor {
@@ -96,6 +102,9 @@ impl Actor {
             storage.ring_bytes,
         ));
         let (done, done_rx) = mpsc::unbounded_channel();
+        let (ordered, lost) = storage.order.clone().map(Ordered::new).unzip();
+        // Where nothing is proposed nothing is lost: a channel whose sender is gone.
+        let lost = lost.unwrap_or_else(|| mpsc::unbounded_channel().1);
         let actor = Self {
             topic: topic.clone(),
             storage,
@@ -112,8 +121,9 @@ impl Actor {
             unsynced: false,
             reload_at: None,
             reload_pause: Duration::from_millis(limits::READ_ONLY_RETRY_MS),
+            ordered,
         };
-        tokio::spawn(actor.run(messages, done_rx, stop));
+        tokio::spawn(actor.run(messages, done_rx, lost, stop));
         topic
     }
 
@@ -121,6 +131,7 @@ impl Actor {
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut done: mpsc::UnboundedReceiver<(Offset, Result<(), LogError>)>,
+        mut lost: mpsc::UnboundedReceiver<Lost>,
         mut stop: watch::Receiver<bool>,
     ) {
         let tick = sleep(TICK);
@@ -142,6 +153,7 @@ impl Actor {
                         self.finished(upto, result, &mut round);
                     }
                 }
+                Some(lost) = lost.recv() => self.lost(lost, &mut round),
                 count = messages.recv_many(&mut batch, AT_ONCE) => {
                     if count == 0 {
                         return;
@@ -178,7 +190,10 @@ impl Actor {
                     tracing::error!(topic = %self.topic.id().short(), %error, "read-only");
                 }
                 self.handle(Input::Failed, round);
-                if self.storage.commit.failure().is_none() && !matches!(error, LogError::Closed) {
+                if let Some(ordered) = &self.ordered {
+                    // What was read back is missing here, and is read again only after a restart.
+                    ordered.order.fail();
+                } else if self.storage.commit.failure().is_none() && !matches!(error, LogError::Closed) {
                     self.reload_at.get_or_insert_with(|| Instant::now() + self.reload_pause);
                 }
             }
@@ -187,20 +202,29 @@ impl Actor {
 
     fn message(&mut self, message: Message, round: &mut Round) {
         match message {
+            Message::Publish { session, identity, offered, budget } if self.ordered.is_some() => {
+                self.propose_record(session, identity, offered, budget, round);
+            }
             Message::Publish { session, identity, offered, budget } => {
                 round.hold(budget);
                 let incoming = self.incoming(&identity, offered);
                 self.handle(Input::Publish { session, identity, incoming }, round);
             }
-            Message::Roster { bundle, budget, answer } => {
-                round.hold(budget);
-                self.roster(bundle, answer, round);
+            Message::Roster { bundle, budget, answer } => self.roster(bundle, budget, answer, round),
+            Message::Head { identity, head, answer } if self.ordered.is_some() => {
+                self.propose_head(identity, &head, answer);
             }
             Message::Head { identity, head, answer } => self.head(&identity, head, answer),
+            Message::ReadBack(read) => self.read_back(read, round),
+            Message::Sign(sign) => self.sign(sign),
+            Message::Barrier { reply } => round.barriers.push(reply),
             Message::Prekey { prekey } => self.prekey(prekey),
+            Message::Beacon { identity, beacon } if self.ordered.is_some() => {
+                self.propose_sign(identity, beacon);
+            }
             Message::Beacon { identity, beacon } => self.beacon(identity, beacon),
-            Message::Table { identity, slot_count, slots_hash, table, took_ms } => {
-                self.table(identity, Staged { slot_count, slots_hash, table }, took_ms, round);
+            Message::Table { identity, slot_count, slots_hash, table, parts, took_ms } => {
+                self.table(identity, Staged { slot_count, slots_hash, table, parts }, took_ms, round);
             }
             Message::Attach { session, identity, answers, reply } => {
                 let attached = self.attach(session, &identity, answers);
@@ -213,7 +237,8 @@ impl Actor {
             }
             Message::Open { identity, reply } => {
                 let standing = self.machine.standing(&identity);
-                let _ = reply.send(standing.map(|standing| Opened { standing, level: self.machine.level() }));
+                let (level, end) = (self.machine.level(), self.machine.next_offset());
+                let _ = reply.send(standing.map(|standing| Opened { standing, level, end }));
             }
             Message::Members { after, reply } => {
                 let _ = reply.send(self.members(after));
@@ -240,12 +265,17 @@ impl Actor {
     fn roster(
         &mut self,
         bundle: EntryBundle,
+        budget: Budget,
         answer: oneshot::Sender<Result<Offset, Refusal>>,
         round: &mut Round,
     ) {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let ticket = Ticket(self.next_ticket);
         self.tickets.insert(ticket, answer);
+        if self.ordered.is_some() {
+            return self.propose_entry(ticket, &bundle, budget, round);
+        }
+        round.hold(budget);
         // Thousands of operations, a key each: some hundred milliseconds that must not hold up other tasks here.
         let input = Input::Roster { ticket, bundle };
         off_the_reactor(|| self.handle(input, round));
@@ -257,17 +287,7 @@ impl Actor {
         head: Signed<RosterHead>,
         answer: oneshot::Sender<Result<(), Refusal>>,
     ) {
-        let chain = self.machine.acceptor().roster().chain();
-        let checked = match chain.verify_head(&head) {
-            Ok(parsed) if parsed.seq == chain.seq() => Ok(()),
-            Ok(_) => Err(Refusal::new(Code::RosterConflict, "the roster has moved on")),
-            Err(error) => Err(Refusal::new(Code::RosterRule, error.to_string())),
-        };
-        let admin = chain.role_above_reader(identity) == Some(Role::Admin);
-        if !admin || checked.is_err() {
-            let refusal = checked.err().filter(|_| admin);
-            let refusal =
-                refusal.unwrap_or_else(|| Refusal::new(Code::NotAllowed, "only an admin's word counts"));
+        if let Err(refusal) = self.check_head(identity, &head) {
             let _ = answer.send(Err(refusal));
             return;
         }
@@ -345,6 +365,10 @@ impl Actor {
     fn handle(&mut self, input: Input, round: &mut Round) {
         let mut effects = Effects::new();
         self.machine.handle(input, now_ms(), &mut effects);
+        self.follow(effects, round);
+    }
+
+    fn follow(&mut self, effects: Effects, round: &mut Round) {
         for effect in effects {
             match effect {
                 Effect::Append(append) => self.append(append, round),
@@ -365,7 +389,8 @@ impl Actor {
     fn append(&mut self, append: Append, round: &mut Round) {
         let topic = self.topic.id();
         let Append { offset, stored_ms, record, index, sync } = append;
-        round.sync |= sync;
+        // What was read back from the cluster is safe there: here it need not be.
+        round.sync |= sync && self.ordered.is_none();
         round.writes.push(Write::Append { topic, offset, stored_ms, record: record.clone() });
         match index {
             Index::Roster { seq, bundle } => {
@@ -428,6 +453,10 @@ impl Actor {
             if let Some(answer) = self.tickets.remove(&ticket) {
                 let _ = answer.send(result);
             }
+        }
+        for barrier in round.barriers {
+            // Whoever no longer waits is gone.
+            let _ = barrier.send(());
         }
     }
 

@@ -12,11 +12,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, StartError};
+use crate::edge::{self, Marks};
 use crate::ops::Ops;
+use crate::order::{Cluster, Order, StoreOptions};
 use crate::shared::Shared;
 use crate::storage::Storage;
 use crate::store::{FjallLog, FjallOptions, Log, LogError, Recovered};
 use crate::{key, retention, session};
+
+/// The view's directory in the data directory of a broker that shares a cluster's order.
+const VIEW: &str = "view";
 
 /// A running broker. Dropped without [`Broker::shutdown`] it stops as if it had been killed, which loses nothing that was
 /// acknowledged as durable.
@@ -45,10 +50,14 @@ impl Broker {
             None => None,
         };
         let (log, identity, recovered) = open(&config).await?;
-        let storage = Storage::start(Arc::new(log), &config.limits)
+        let mut storage = Storage::start(Arc::new(log), &config.limits)
             .map_err(|error| StartError::store(config.data.clone(), error))?;
+        let shares = share(&config, &mut storage).await?;
         let shared = Arc::new(Shared::new(storage, &config));
         let topics = shared.take_up().await?;
+        if let Some((order, marks)) = shares {
+            edge::begin(&shared, &order, marks).await?;
+        }
         let listener = listen(&config, &identity)?;
         let local = listener
             .local_addr()
@@ -142,13 +151,33 @@ async fn close(log: Arc<dyn Log>) {
 
 async fn open(config: &Config) -> Result<(FjallLog, Identity, Recovered), StartError> {
     let data = config.data.clone();
+    // What is only a view of a cluster's order stands apart: it may be thrown away.
+    let view = if config.store.is_some() { data.join(VIEW) } else { data.clone() };
     let options = FjallOptions { reserve_bytes: config.limits.disk_reserve.0, ..FjallOptions::default() };
     let opening = tokio::task::spawn_blocking(move || {
-        let opened = FjallLog::open(&data, options);
+        let opened = FjallLog::open(&view, options);
         let (log, recovered) = opened.map_err(|error| StartError::store(data.clone(), error))?;
         Ok((log, key::open(&data)?, recovered))
     });
     opening.await.unwrap_or(Err(StartError::Store(LogError::Closed)))
+}
+
+/// Joins the cluster, if there is one.
+async fn share(config: &Config, storage: &mut Storage) -> Result<Option<(Arc<Order>, Marks)>, StartError> {
+    let Some(servers) = config.store.clone() else { return Ok(None) };
+    let options = StoreOptions {
+        servers,
+        replicas: config.store_replicas,
+        auth: config.store_auth.clone(),
+        ca: config.store_ca.clone(),
+        certificate: config.store_cert.clone().zip(config.store_key.clone()),
+    };
+    let cluster = Arc::new(Cluster::connect(&options).await?);
+    let marks = Marks::open(&config.data, cluster.born())?;
+    let order = Order::start(cluster, &marks.places());
+    storage.order = Some(order.clone());
+    tracing::info!(servers = %options.servers, level = ?order.level(), "shares the order of a cluster");
+    Ok(Some((order, marks)))
 }
 
 async fn listen_ops(addr: SocketAddr) -> Result<Ops, StartError> {

@@ -9,7 +9,9 @@ use sealcast_proto::limits::DEFAULT_PORT;
 
 use crate::key::KeyFileError;
 use crate::limits::{self, Limits};
+use crate::edge::MarksError;
 use crate::load::LoadError;
+use crate::order::{OrderError, Servers};
 use crate::settings::{LogFilter, LogFormat, SettingsError};
 use crate::store::LogError;
 
@@ -20,6 +22,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where it keeps what it is given, and its own key.
     pub data: PathBuf,
+    /// The cluster whose order this broker shares with others; `None`: it keeps its own.
+    pub store: Option<Servers>,
+    /// Copies the cluster keeps, a count.
+    pub store_replicas: u32,
+    /// A file with what the cluster's servers want to know: `user:password`, or a token.
+    pub store_auth: Option<PathBuf>,
+    /// A file with the certificates that sign the servers', PEM; the system's unless given.
+    pub store_ca: Option<PathBuf>,
+    /// Files with one's own certificate
+    pub store_cert: Option<PathBuf>,
+    /// and its key, PEM.
+    pub store_key: Option<PathBuf>,
     /// Who may create topics. Empty: anyone, which is allowed on loopback only.
     pub owners: Vec<PublicKey>,
     /// The host and port its link names; the address it listens on unless given.
@@ -46,6 +60,12 @@ impl Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
             data: data.into(),
+            store: None,
+            store_replicas: 3,
+            store_auth: None,
+            store_ca: None,
+            store_cert: None,
+            store_key: None,
             owners: Vec::new(),
             advertise: None,
             link_file: None,
@@ -80,6 +100,12 @@ impl Config {
         ];
         if let Some((key, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(StartError::Limit { key, why: "it is more than nothing" });
+        }
+        if !(1..=5).contains(&self.store_replicas) {
+            return Err(StartError::Limit { key: "store_replicas", why: "it is 1, 3 or 5" });
+        }
+        if self.store_cert.is_some() != self.store_key.is_some() {
+            return Err(StartError::Limit { key: "store_cert", why: "it needs `store_key`, and that one it" });
         }
         let most = sealcast_proto::limits::MAX_RECORD_FRAME as u64;
         let rate = limits.publish_rate.0;
@@ -186,6 +212,12 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(LogError),
+    /// The cluster.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// The view of a cluster's order.
+    #[error(transparent)]
+    Marks(#[from] MarksError),
     /// What the store holds.
     #[error(transparent)]
     Load(LoadError),
@@ -232,6 +264,12 @@ impl StartError {
             }
             Self::Key(_) => "the broker's account alone needs to read and write it",
             Self::LinkFile { .. } => "choose another file with --link-file",
+            Self::Order(OrderError::Away { .. }) => "are the servers up, and is JetStream on? see docs/cluster.md",
+            Self::Order(_) => "docs/cluster.md says what the servers must be like",
+            Self::Marks(MarksError::Foreign { .. }) => {
+                "a view can be made anew: move `view` and `view.marks` away, or choose another directory with --data"
+            }
+            Self::Marks(_) => "the broker's account needs to read and write it",
             Self::Advertise(_) => "--advertise broker.example:7443",
             Self::Limit { .. } => "`sealcast-broker check` shows where it comes from",
             Self::Settings(_) | Self::Runtime { .. } | Self::Store(_) | Self::Load(_) => return None,

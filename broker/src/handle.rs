@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use sealcast_proto::accept::BatchClaim;
 use sealcast_proto::frame::{Ack, Code, Context, Level, Refusal};
 use sealcast_proto::object::{Beacon, EpochHeader, Genesis, Prekey, RosterHead};
@@ -16,13 +16,16 @@ use tokio::time::timeout;
 
 use crate::casts::Casts;
 use crate::limits;
+use crate::load;
+use crate::order::By;
 use crate::ops::report::{Feeding, Follower, Insight};
 use crate::present::Present;
 use crate::retention::Keep;
 use crate::ring::Ring;
 use crate::roster_index::{Opening, RosterIndex};
+use crate::shared::Shared;
 use crate::store::{Budget, TableId};
-use crate::topic::{HeaderItem, RosterItem, SessionId, Standing};
+use crate::topic::{HeaderItem, RosterItem, SessionId, Standing, Table};
 
 /// What a topic is from its first moment on.
 #[derive(Debug, Clone)]
@@ -45,7 +48,15 @@ pub(crate) enum Message {
     /// A sign of life to relay.
     Beacon { identity: PublicKey, beacon: Signed<Beacon> },
     /// A slot table was uploaded whole and checked.
-    Table { identity: PublicKey, slot_count: u32, slots_hash: Hash, table: TableId, took_ms: u64 },
+    Table {
+        identity: PublicKey,
+        slot_count: u32,
+        slots_hash: Hash,
+        table: TableId,
+        /// Where several brokers share an order: where its parts stand there.
+        parts: Vec<u64>,
+        took_ms: u64,
+    },
     /// A publish stream begins.
     Attach {
         session: SessionId,
@@ -63,6 +74,30 @@ pub(crate) enum Message {
     Insight { reply: oneshot::Sender<Insight> },
     /// Was this very entry accepted before?
     KnownEntry { bundle: EntryBundle, reply: oneshot::Sender<Option<Offset>> },
+    /// What stands here in the order that several brokers share.
+    ReadBack(ReadBack),
+    /// A sign of life that an edge told of.
+    Sign(Sign),
+    /// Answered once everything sent before was submitted to the log.
+    Barrier { reply: oneshot::Sender<()> },
+}
+
+/// A proposal that was read back.
+pub(crate) struct ReadBack {
+    pub(crate) at: u64,
+    pub(crate) stored_ms: u64,
+    pub(crate) by: By,
+    pub(crate) author: PublicKey,
+    pub(crate) what: Read,
+    pub(crate) budget: Budget,
+}
+
+/// What was proposed.
+pub(crate) enum Read {
+    Batch { claim: Box<BatchClaim>, record: Bytes },
+    Header { header: Signed<EpochHeader>, table: Table },
+    Roster(EntryBundle),
+    Head(Signed<RosterHead>),
 }
 
 /// A record on its way into a topic.
@@ -90,6 +125,8 @@ pub(crate) struct Attached {
 pub(crate) struct Opened {
     pub(crate) standing: Standing,
     pub(crate) level: Level,
+    /// The end of what was accepted, stored or about to be.
+    pub(crate) end: Offset,
 }
 
 /// What watches are told, in order.
@@ -109,6 +146,26 @@ pub(crate) struct Sign {
     pub(crate) beacon: Signed<Beacon>,
     /// It may speak of anything that stands below: told before that, it would look as if that were withheld.
     pub(crate) after: Offset,
+}
+
+impl Sign {
+    /// As edges tell each other: `publisher 32 ‖ after 8 ‖ the beacon as the store keeps it`.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_slice(self.publisher.as_bytes());
+        out.put_u64(self.after.0);
+        out.put_slice(&load::keep(&self.beacon));
+        out.freeze()
+    }
+
+    /// Reads [`Sign::encode`]'s bytes.
+    pub(crate) fn decode(bytes: &Bytes) -> Option<Self> {
+        let (publisher, rest) = bytes.split_first_chunk::<32>()?;
+        let (after, rest) = rest.split_first_chunk::<8>()?;
+        let beacon = load::kept(&bytes.slice_ref(rest)).ok()?;
+        let after = Offset(u64::from_be_bytes(*after));
+        Some(Self { publisher: PublicKey::from_bytes(publisher).ok()?, beacon, after })
+    }
 }
 
 /// See the module.
@@ -191,6 +248,16 @@ impl Topic {
         let mut stored = self.stored.clone();
         // An error means that the time ran out, or that the actor is gone.
         let _ = timeout(most, stored.wait_for(|stored| *stored >= offset)).await;
+    }
+
+    /// Waits until everything below `offset` may be delivered, or some time: what was read back from a cluster is accepted
+    /// a moment before.
+    pub(crate) async fn visible_up_to(&self, offset: Offset, shared: &Shared) {
+        if shared.storage.order.is_some() {
+            let mut visible = self.visible.clone();
+            // An error means that the time ran out, or that the actor is gone.
+            let _ = timeout(shared.limits().next_frame, visible.wait_for(|visible| *visible >= offset)).await;
+        }
     }
 
     /// Hands the actor something, waiting where it has much to do.

@@ -27,6 +27,7 @@ mod config;
 mod damage;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod delivery;
+mod edge;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod handle;
 #[cfg(feature = "internals")]
@@ -41,6 +42,7 @@ mod logging;
 mod lookup;
 mod notify;
 pub mod ops;
+mod order;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod outgoing;
 mod present;
@@ -65,6 +67,8 @@ pub use config::{Config, StartError};
 pub use key::{KEY_FILE, KeyFileError};
 pub use limits::Limits;
 pub use load::LoadError;
+pub use edge::MarksError;
+pub use order::{OrderError, Servers};
 
 #[cfg(test)]
 mod faulty;

@@ -195,6 +195,13 @@ pub(crate) async fn serve(
                 // A connection that does not take the notice is closed soon anyway.
                 let _ = control.writer.send_all_within(&mut [notice], shared.limits().drain).await;
             }
+            () = shared.until_cut_off() => {
+                // What it is shown here may be old: another broker of the cluster may do better.
+                let notice = Reply::Refused(going_away(retry_ms(&shared))).encode();
+                let _ = control.writer.send_all_within(&mut [notice], limits.hello).await;
+                connection.close("the broker is cut off from its cluster");
+                return Ok(());
+            }
             frame = control.reader.next() => {
                 // The client says nothing here after its hello: whatever comes is the end, or a mistake.
                 if let Ok(Some(_)) = frame {

@@ -107,6 +107,15 @@ pub static SETTINGS: &[Setting] = &[
     fixed!(listen, "Where to listen, UDP. Another address than loopback needs `owners`."),
     fixed!(advertise, "The host and port that the link names; unset: where it listens."),
     fixed!(data, "Where to keep what is published, and the broker's key."),
+    fixed!(
+        store,
+        "NATS JetStream servers that keep the log, shared by several brokers (docs/cluster.md); unset: `data` alone keeps it."
+    ),
+    fixed!(store_replicas, "Copies of the log among those servers, a count: 3 survive the loss of one server, 5 of two."),
+    fixed!(store_auth, "A file with `user:password` or a token for those servers."),
+    fixed!(store_ca, "A file with the certificates that sign those servers', PEM; unset: the system's."),
+    fixed!(store_cert, "A file with the broker's own certificate for those servers, PEM. Needs `store_key`."),
+    fixed!(store_key, "The key of `store_cert`, PEM."),
     fixed!(link_file, "Write the link to this file too, once the broker listens."),
     setting!(owners, owners, live: true, limit: false, "Who may create topics; unset: anyone, which is allowed on loopback only."),
     fixed!(

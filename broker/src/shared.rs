@@ -20,6 +20,7 @@ use crate::load::{self, LoadError};
 use crate::lookup;
 use crate::ops::metrics::Metrics;
 use crate::ops::report::Client;
+use crate::order::{Proposed, behind, unconfirmed};
 use crate::present::Present;
 use crate::rate::Bucket;
 use crate::registry::Registry;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Present<Client>,
     draining: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
+    /// Whether the cluster does not answer.
+    cut_off: watch::Sender<bool>,
     /// Streams that owe their client an answer.
     pub(crate) owing: Tasks,
     next_session: AtomicU64,
@@ -86,6 +89,7 @@ impl Shared {
             clients: Present::default(),
             draining: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
+            cut_off: watch::Sender::new(false),
             owing: Tasks::default(),
             next_session: AtomicU64::new(1),
             damaged: OnceLock::new(),
@@ -176,12 +180,16 @@ impl Shared {
         Err(Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..refusal })
     }
 
-    async fn begin(&self, origin: Origin) -> Result<(), LoadError> {
+    pub(crate) async fn begin(&self, origin: Origin) -> Result<(), LoadError> {
         // First the writer, then the reading: see Commit::writer.
         let writer = self.storage.commit.writer();
         let born = origin.clone();
         let load = move |log: &dyn Log| Ok(load::load(log, born.id, &born.genesis, Offset(0)));
-        let loaded = self.storage.reads.run(load).await??;
+        let mut loaded = self.storage.reads.run(load).await??;
+        if let Some(order) = &self.storage.order {
+            let next = self.storage.reads.log().bounds(&origin.id)?.next;
+            loaded.machine = loaded.machine.ordered(next, order.level());
+        }
         self.registry.insert(Actor::start(
             self.storage.clone(),
             origin,
@@ -207,6 +215,10 @@ impl Shared {
         }
         if self.registry.owned(&peer) >= self.limits().topics_per_owner {
             return Err(lookup::busy("this owner has as many topics as one may have"));
+        }
+        if let Some(order) = &self.storage.order {
+            let proposed = order.settle(id, Proposed::Topic, peer, load::keep(&signed)).await;
+            return proposed.map_err(|error| unconfirmed(&error));
         }
         let write = Write::CreateTopic { topic: id, genesis: load::keep(&signed) };
         self.storage.commit.write(vec![write]).await.map_err(|error| lookup::refusal(&error))?;
@@ -234,9 +246,14 @@ impl Shared {
     ) -> Result<(Arc<Topic>, Opened), Refusal> {
         let begun = Instant::now();
         self.not_damaged(id)?;
+        if let Some(order) = &self.storage.order {
+            // Who comes from another broker of the cluster must not find this one behind it.
+            order.catch_up_topic(id).await.map_err(|error| behind(&error))?;
+        }
         if let Some(topic) = self.registry.topic(id)
             && let Some(opened) = topic.open(peer).await?.filter(may)
         {
+            topic.visible_up_to(opened.end, self).await;
             return Ok((topic, opened));
         }
         tokio::time::sleep_until(begun + self.limits().refusal).await;
@@ -262,11 +279,29 @@ impl Shared {
         if self.is_draining() {
             return Some("draining");
         }
+        if self.is_cut_off() {
+            return Some("cut off");
+        }
         // Asked now, not remembered: a broker that nobody writes to because it is not ready would never notice the space.
         self.storage.trouble().map(|trouble| match trouble {
             LogError::Full { .. } => "disk full",
             _ => "storage failed",
         })
+    }
+
+    /// Whether the cluster does not answer: what is shown here may be old.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        *self.cut_off.borrow()
+    }
+
+    pub(crate) fn cut_off(&self, is: bool) {
+        self.cut_off.send_if_modified(|was| std::mem::replace(was, is) != is);
+    }
+
+    /// Waits until the cluster does not answer.
+    pub(crate) async fn until_cut_off(&self) {
+        // It cannot be dropped while `self` lives.
+        let _ = self.cut_off.subscribe().wait_for(|cut_off| *cut_off).await;
     }
 
     /// Ends the topics' tasks: nothing is answered any more.

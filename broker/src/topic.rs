@@ -41,6 +41,9 @@ pub struct TopicMachine {
     /// told so.
     former: HashMap<PublicKey, Vec<(MemberIndex, RosterSeq, Offset)>>,
     next_offset: Offset,
+    /// For a topic whose order is made elsewhere: where the input at hand stands in it.
+    place: Option<Offset>,
+    ordered: bool,
     committed: Offset,
     visible: Offset,
     pending: VecDeque<Pending>,
@@ -60,6 +63,8 @@ impl TopicMachine {
             acceptor,
             former: HashMap::new(),
             next_offset,
+            place: None,
+            ordered: false,
             committed: next_offset,
             visible: next_offset,
             pending: VecDeque::new(),
@@ -77,6 +82,25 @@ impl TopicMachine {
         for (index, identity) in &change.removed {
             self.former.entry(*identity).or_default().push((*index, change.entry.seq, at));
         }
+    }
+
+    /// A topic whose order several brokers share: inputs come from it with their places ([`TopicMachine::handle_at`]), and
+    /// what is stored so far ends before `next_offset`. Admission, which looks at a clock, was made before
+    /// ([`TopicMachine::admit_roster`]): here the order alone decides, so that all of them decide alike.
+    pub fn ordered(self, next_offset: Offset, store_level: Level) -> Self {
+        let (committed, visible) = (next_offset, next_offset);
+        Self { next_offset, committed, visible, store_level, ordered: true, ..self }
+    }
+
+    /// As [`TopicMachine::handle`], for an input that stands at `at` in the shared order since `stored_ms`. What stood there
+    /// is part of the state already if `at` is below [`TopicMachine::next_offset`]: nothing follows from it then.
+    pub fn handle_at(&mut self, at: Offset, input: Input, stored_ms: u64, effects: &mut Effects) {
+        if at < self.next_offset {
+            return;
+        }
+        self.place = Some(at);
+        self.handle(input, stored_ms, effects);
+        self.place = None;
     }
 
     /// What was accepted so far, stored or about to be.
@@ -162,7 +186,7 @@ impl TopicMachine {
             Incoming::Header { header, .. } => header.peek().ok().map(|header| (header.epoch, None)),
             Incoming::Batch { claim, .. } => Some((claim.batch().epoch, Some(claim.batch().batch_no))),
         };
-        let at = self.next_offset;
+        let at = self.at();
         let verdict = if self.failed {
             Err(read_only())
         } else if at.next().is_none() {
@@ -211,7 +235,7 @@ impl TopicMachine {
             }
             Verdict::Compare { epoch, batch_no, fingerprint } => {
                 let compare = Effect::Compare { session, identity, epoch, batch_no, fingerprint };
-                self.wait(Pending { needs: at, outcome: Outcome::Answer(compare) }, effects);
+                self.wait(Pending { needs: self.next_offset, outcome: Outcome::Answer(compare) }, effects);
             }
         }
     }
@@ -282,8 +306,8 @@ impl TopicMachine {
     }
 
     fn roster(&mut self, ticket: Ticket, bundle: EntryBundle, now_ms: u64, effects: &mut Effects) {
-        let at = self.next_offset;
-        let accepted = if self.failed { Err(read_only()) } else { self.admit_roster(&bundle, at, now_ms) };
+        let at = self.at();
+        let accepted = if self.failed { Err(read_only()) } else { self.accept_roster(&bundle, at, now_ms) };
         let change = match accepted {
             Ok((Verdict::Store, Some(change))) => change,
             Ok((Verdict::Duplicate { offset }, _)) => {
@@ -305,14 +329,22 @@ impl TopicMachine {
         self.stored(at, true, What::Roster(Arc::new(item)), Some(Effect::Roster(ticket, Ok(at))), effects);
     }
 
-    /// The acceptance rules, and before them the admission: removals come only so fast, or a publisher whose tables are
-    /// large would never get past the fence.
-    fn admit_roster(
+    /// The acceptance rules, and before them the admission.
+    fn accept_roster(
         &mut self,
         bundle: &EntryBundle,
         at: Offset,
         now_ms: u64,
     ) -> Result<(Verdict, Option<Change>), Refusal> {
+        if !self.ordered {
+            self.admit_roster(bundle, now_ms)?;
+        }
+        self.acceptor.accept_roster(bundle, at)
+    }
+
+    /// The admission of a roster entry: removals come only so fast, or a publisher whose tables are large would never get
+    /// past the fence.
+    pub fn admit_roster(&self, bundle: &EntryBundle, now_ms: u64) -> Result<(), Refusal> {
         let removes = bundle.entry.peek().is_ok_and(|entry| entry.last_removal_seq == entry.seq);
         if removes && self.acceptor.known_entry(&bundle.entry).is_none() {
             let free_at = self.last_removal_ms.map_or(0, |last| last.saturating_add(self.removal_spacing_ms));
@@ -323,14 +355,20 @@ impl TopicMachine {
                 return Err(Refusal { retry_after_ms, ..Refusal::new(Code::Busy, detail) });
             }
         }
-        self.acceptor.accept_roster(bundle, at)
+        Ok(())
+    }
+
+    /// Where what is accepted now goes.
+    fn at(&self) -> Offset {
+        self.place.unwrap_or(self.next_offset)
     }
 
     fn append(&mut self, record: Bytes, index: Index, sync: bool, now_ms: u64, effects: &mut Effects) {
         self.stored_ms = self.stored_ms.max(now_ms);
-        let append = Append { offset: self.next_offset, stored_ms: self.stored_ms, record, index, sync };
+        let offset = self.at();
+        let append = Append { offset, stored_ms: self.stored_ms, record, index, sync };
         // The end of the range was checked before anything was accepted.
-        self.next_offset = Offset(self.next_offset.0.saturating_add(1));
+        self.next_offset = Offset(offset.0.saturating_add(1));
         effects.push(Effect::Append(append));
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Staged {
     pub(super) slot_count: u32,
     pub(super) slots_hash: Hash,
     pub(super) table: TableId,
+    /// Where several brokers share an order: where its parts stand there.
+    pub(super) parts: Vec<u64>,
 }
 
 /// Each publisher's newest ones.
@@ -41,6 +43,13 @@ impl Tables {
         let named = |it: &&Staged| it.slot_count == header.slot_count && it.slots_hash == header.slots_hash;
         let found = self.0.get(publisher).and_then(|waiting| waiting.iter().find(named));
         found.map_or(Table::Missing, |staged| Table::Staged(staged.table))
+    }
+
+    /// Where the parts of a table that was found stand.
+    pub(super) fn parts(&self, publisher: &PublicKey, table: Table) -> Vec<u64> {
+        let Table::Staged(table) = table else { return Vec::new() };
+        let found = self.0.get(publisher).and_then(|waiting| waiting.iter().find(|it| it.table == table));
+        found.map(|staged| staged.parts.clone()).unwrap_or_default()
     }
 
     /// A header took its table.

@@ -11,6 +11,7 @@ use crate::handle::{Message, Opened};
 use crate::limits;
 use crate::load;
 use crate::lookup;
+use crate::order::{Proposed, prekeys_of, unconfirmed};
 use crate::outgoing::Outgoing;
 use crate::shared::not_allowed;
 use crate::store::{Log, Write};
@@ -89,6 +90,12 @@ pub(super) async fn put_prekey(stream: &mut Stream, id: TopicId, prekey: Signed<
                 "a newer prekey, or another with this number, is known",
             )
             .into());
+        }
+        if let Some(order) = &storage.order {
+            let at = prekeys_of(&parsed.owner);
+            let proposed = order.settle(at, Proposed::Prekey, parsed.owner, load::keep(&prekey)).await;
+            proposed.map_err(|error| unconfirmed(&error))?;
+            return Ok(stream.reply(&Reply::Done(Offset(0))).await?);
         }
         storage
             .commit

@@ -1,5 +1,6 @@
 //! A slot table on its way into the store: checked as it streams, never held whole.
 
+use bytes::BytesMut;
 use sealcast_proto::frame::{Reply, Request};
 use sealcast_proto::limits::SLOT_BYTES;
 use sealcast_proto::roster::Role;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::{End, Stream, malformed};
 use crate::handle::Message;
 use crate::lookup;
+use crate::order::{Kind, Order, unconfirmed};
 use crate::registry::Counted;
 use crate::store::{LogError, TableId, Write, Writer};
 
@@ -37,21 +39,30 @@ pub(super) async fn run(
     let writer = shared.storage.commit.writer();
     let table = shared.storage.reads.log().new_table();
     let mut check = TableCheck::new(slot_count, slots_hash);
-    let received = timeout(limits.upload, receive(stream, &writer, table, slot_count, &mut check));
+    let received = async {
+        match shared.storage.order.clone() {
+            Some(order) => send_parts(stream, &order, id, slot_count, &mut check).await,
+            None => receive(stream, &writer, table, slot_count, &mut check).await.map(|()| Vec::new()),
+        }
+    };
+    let received = timeout(limits.upload, received);
     let received = received.await.unwrap_or_else(|_| Err(lookup::busy("the table took too long").into()));
     let result = match received {
-        Ok(()) => check.finish().map_err(|error| malformed(error.to_string())),
+        Ok(parts) => check.finish().map(|()| parts).map_err(|error| malformed(error.to_string())),
         Err(end) => Err(end),
     };
-    if let Err(end) = result {
+    let parts = match result {
+        Ok(parts) => parts,
+        Err(end) => {
         let commit = shared.storage.commit.clone();
         // What was staged is of no use; if this fails too, it goes when the log is opened.
         tokio::spawn(async move { commit.write(vec![Write::DropTable { table }]).await });
         return Err(end);
-    }
+        }
+    };
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let identity = stream.peer;
-    topic.send(Message::Table { identity, slot_count, slots_hash, table, took_ms }).await?;
+    topic.send(Message::Table { identity, slot_count, slots_hash, table, parts, took_ms }).await?;
     stream.reply(&Reply::Done(Offset(0))).await?;
     Ok(())
 }
@@ -97,4 +108,39 @@ async fn submit(
         let _ = done.send(result);
     });
     Ok(result)
+}
+
+/// Takes chunk after chunk and gives them to the cluster, as few parts as hold them; returns where they stand. The header that
+/// names them comes behind them.
+async fn send_parts(
+    stream: &mut Stream,
+    order: &Order,
+    id: TopicId,
+    slot_count: u32,
+    check: &mut TableCheck,
+) -> Result<Vec<u64>, End> {
+    let rate = stream.shared.registry.rate(stream.peer);
+    let cluster = order.cluster();
+    let whole = cluster.part_bytes() / SLOT_BYTES * SLOT_BYTES;
+    let mut left = usize::try_from(slot_count).unwrap_or(usize::MAX).saturating_mul(SLOT_BYTES);
+    let (mut parts, mut held) = (Vec::new(), BytesMut::new());
+    while left > 0 || !held.is_empty() {
+        if left > 0 && held.len() < whole {
+            let Request::Table(slots) = stream.owed().await? else {
+                return Err(malformed("only slots belong to an upload"));
+            };
+            let first = check.feed(&slots).map_err(|error| malformed(error.to_string()))?;
+            if first.is_none() {
+                return Err(malformed("a frame without slots"));
+            }
+            left = left.saturating_sub(slots.len());
+            stream.shared.throttle(&rate, slots.len()).await;
+            held.extend_from_slice(&slots);
+            continue;
+        }
+        let part = held.split_to(held.len().min(whole)).freeze();
+        let at = cluster.put_part(&id, Kind::Kept, part).await.map_err(|error| unconfirmed(&error))?;
+        parts.push(at);
+    }
+    Ok(parts)
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use sealcast_proto::PublicKey;
 use tracing_subscriber::EnvFilter;
 
+use crate::order::Servers;
+
 /// A value of a setting.
 pub(crate) trait Value: Sized {
     /// What to call it on a command line.
@@ -143,6 +145,18 @@ impl Value for PathBuf {
 
     fn show(&self) -> String {
         self.display().to_string()
+    }
+}
+
+impl Value for Servers {
+    const NAME: &'static str = "nats://HOST:PORT,…";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 

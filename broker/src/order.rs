@@ -86,7 +86,8 @@ impl Order {
             sender
         };
         let partition = |at| Partition {
-            read: watch::Sender::new(from.get(usize::from(at)).copied().unwrap_or_default()),
+            // The first message stands at 1.
+            read: watch::Sender::new(from.get(usize::from(at)).copied().unwrap_or_default().max(1)),
             end: tokio::sync::Mutex::default(),
         };
         Arc::new(Self {

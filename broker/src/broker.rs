@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sealcast_link::{ListenOptions, Listener};
 use sealcast_proto::{BrokerLink, Identity, PublicKey};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, StartError};
@@ -38,6 +38,8 @@ struct Running {
     accepting: JoinHandle<()>,
     retention: JoinHandle<()>,
     ops: Option<Ops>,
+    /// What reads the order that it shares with others.
+    _edge: JoinSet<()>,
 }
 
 impl Broker {
@@ -55,9 +57,10 @@ impl Broker {
         let shares = share(&config, &mut storage).await?;
         let shared = Arc::new(Shared::new(storage, &config));
         let topics = shared.take_up().await?;
-        if let Some((order, marks)) = shares {
-            edge::begin(&shared, &order, marks).await?;
-        }
+        let edge = match shares {
+            Some((order, marks)) => edge::begin(&shared, &order, marks).await?,
+            None => JoinSet::new(),
+        };
         let listener = listen(&config, &identity)?;
         let local = listener
             .local_addr()
@@ -78,7 +81,7 @@ impl Broker {
         }
         let accepting = tokio::spawn(accept(shared.clone(), listener.clone()));
         let retention = tokio::spawn(retention::run(shared.clone()));
-        Ok(Self { running: Running { shared, listener, accepting, retention, ops }, link, local })
+        Ok(Self { running: Running { shared, listener, accepting, retention, ops, _edge: edge }, link, local })
     }
 
     /// Its link: where it is and which key it has.

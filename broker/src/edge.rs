@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use sealcast_proto::object::{Genesis, Prekey};
 use sealcast_proto::{Signed, TopicId};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::marks::Marks;
@@ -45,16 +46,22 @@ struct Edge {
     touched: Mutex<HashSet<TopicId>>,
 }
 
-/// Begins to read the shared order; returns once everything that stands there now was handed to its topics.
-pub(crate) async fn begin(shared: &Arc<Shared>, order: &Arc<Order>, marks: Marks) -> Result<(), OrderError> {
+/// Begins to read the shared order; returns once everything that stands there now was handed to its topics. The tasks end
+/// when they are dropped.
+pub(crate) async fn begin(
+    shared: &Arc<Shared>,
+    order: &Arc<Order>,
+    marks: Marks,
+) -> Result<JoinSet<()>, OrderError> {
+    let mut tasks = JoinSet::new();
     let edge =
         Arc::new(Edge { shared: shared.clone(), order: order.clone(), touched: Mutex::default() });
     for (partition, from) in (0..PARTITIONS).zip(order.read()) {
         let (to, placed) = mpsc::channel(AHEAD);
-        tokio::spawn(follow(order.cluster().clone(), partition, from, to));
-        tokio::spawn(edge.clone().hand_over(partition, placed));
+        tasks.spawn(follow(order.cluster().clone(), partition, from, to));
+        tasks.spawn(edge.clone().hand_over(partition, placed));
     }
-    tokio::spawn(edge.clone().hear(order.cluster().signs().await?));
+    tasks.spawn(edge.clone().hear(order.cluster().signs().await?));
     for partition in 0..PARTITIONS {
         // However much there is to read, as long as it goes on.
         let mut read = order.read();
@@ -65,9 +72,9 @@ pub(crate) async fn begin(shared: &Arc<Shared>, order: &Arc<Order>, marks: Marks
             read = order.read();
         }
     }
-    tokio::spawn(edge.clone().keep_marks(marks));
-    tokio::spawn(edge.look_after());
-    Ok(())
+    tasks.spawn(edge.clone().keep_marks(marks));
+    tasks.spawn(edge.look_after());
+    Ok(tasks)
 }
 
 impl Edge {

@@ -50,7 +50,12 @@ impl Marks {
                 // What cannot be read begins at 0: it is read again.
                 places.split(' ').map(|place| place.parse().unwrap_or_default()).collect()
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Before the view holds anything: it is of these streams from now on.
+                let marks = Self { path: path.clone(), born, kept: Mutex::default() };
+                let made = marks.write(&[]).map_err(|error| MarksError::Io { path, error: Arc::new(error) });
+                return made.map(|()| marks);
+            }
             Err(error) => return Err(MarksError::Io { path, error: Arc::new(error) }),
         };
         Ok(Self { path, born, kept: Mutex::new(kept) })
@@ -67,18 +72,19 @@ impl Marks {
 
     /// Keeps them: whole, or as they were.
     pub(super) fn keep(&self, places: &[u64]) -> Result<(), LogError> {
-        let shown: Vec<_> = places.iter().map(ToString::to_string).collect();
-        let new = self.path.with_extension("new");
-        let write = || {
-            let mut file = File::create(&new)?;
-            writeln!(file, "{}\n{}", self.born, shown.join(" "))?;
-            file.sync_data()?;
-            fs::rename(&new, &self.path)
-        };
         let failed = |error| LogError::Io { doing: "keeping the view's place", error: Arc::new(error) };
-        write().map_err(failed)?;
+        self.write(places).map_err(failed)?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = places.to_vec();
         Ok(())
+    }
+
+    fn write(&self, places: &[u64]) -> io::Result<()> {
+        let shown: Vec<_> = places.iter().map(ToString::to_string).collect();
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        writeln!(file, "{}\n{}", self.born, shown.join(" "))?;
+        file.sync_data()?;
+        fs::rename(&new, &self.path)
     }
 }
 
@@ -91,6 +97,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let marks = Marks::open(dir.path(), "1,2".into()).unwrap();
         assert!(marks.places().is_empty());
+        assert!(Marks::open(dir.path(), "3".into()).is_err(), "from the first moment on");
         marks.keep(&[7, 0, 9]).unwrap();
         assert!(marks.is_kept(&[7, 0, 9]) && !marks.is_kept(&[7, 0, 8]));
         assert_eq!(Marks::open(dir.path(), "1,2".into()).unwrap().places(), [7, 0, 9]);

@@ -7,12 +7,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use sealcast_proto::TopicId;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Body, Cluster, OrderError, Proposal, place};
 
 /// Before reading is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// After a silence this long it is asked whether there is something to read.
+const QUIET: Duration = Duration::from_secs(1);
 /// Bytes of one proposal's parts, at most: a roster entry with all the operations it may have is far below.
 const LARGEST: usize = 64 << 20;
 
@@ -46,7 +48,21 @@ async fn run(
 ) -> Result<(), OrderError> {
     let away = |error: String| OrderError::Away { doing: "stopped delivering", error };
     let mut messages = cluster.messages(partition, *from).await?;
-    while let Some(message) = messages.next().await {
+    let mut behind = false;
+    loop {
+        let message = match timeout(QUIET, messages.next()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(away("the consumer ended".into())),
+            // A consumer goes with its server, and its client notices late: whoever waits for what stands there does not.
+            Err(_) => {
+                let was_behind = std::mem::replace(&mut behind, cluster.end(partition).await? > *from);
+                if behind && was_behind {
+                    return Err(away("nothing comes though something is there".into()));
+                }
+                continue;
+            }
+        };
+        behind = false;
         let message = message.map_err(|error| away(error.to_string()))?;
         let info = message.info().map_err(|error| away(error.to_string()))?;
         let at = info.stream_sequence;
@@ -69,7 +85,6 @@ async fn run(
         }
         *from = at.saturating_add(1);
     }
-    Err(away("the consumer ended".into()))
 }
 
 /// A proposal's bytes.

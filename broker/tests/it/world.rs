@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast_broker::{Broker, Config, Limits};
+use sealcast_broker::{Broker, Config, Limits, Servers};
 use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, LinkOptions, RequestError};
 use sealcast_proto::frame::{
     Ack, Code, EpochDelivery, From, Refusal, Reply, Request, RosterDelivery, Subscribe, TABLE_FRAME_SLOTS,
@@ -30,11 +30,22 @@ pub struct World {
     pub limits: Limits,
     /// With an operations listener, and topic ids in its metrics or not.
     pub ops: Option<bool>,
+    /// The cluster whose order it shares, and how many copies that keeps.
+    pub store: Option<(Servers, u32)>,
 }
 
 impl World {
     pub async fn new() -> Self {
         Self::with(Limits::default()).await
+    }
+
+    /// An edge of a cluster.
+    #[allow(dead_code, reason = "of those who have one")]
+    pub async fn edge(servers: &str, replicas: u32) -> Self {
+        let store = Some((Servers::read(servers).unwrap(), replicas));
+        let mut world = Self { store, ..Self::not_started() };
+        world.start().await;
+        world
     }
 
     pub async fn with(limits: Limits) -> Self {
@@ -45,7 +56,7 @@ impl World {
 
     /// Its directory, and no broker yet.
     pub fn not_started() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), broker: None, limits: Limits::default(), ops: None }
+        Self { dir: tempfile::tempdir().unwrap(), broker: None, limits: Limits::default(), ops: None, store: None }
     }
 
     pub fn config(&self) -> Config {
@@ -54,6 +65,8 @@ impl World {
             listen,
             limits: self.limits.clone(),
             ops: self.ops.map(|_| listen),
+            store: self.store.as_ref().map(|(servers, _)| servers.clone()),
+            store_replicas: self.store.as_ref().map_or(3, |(_, replicas)| *replicas),
             topic_labels: self.ops == Some(true),
             ..Config::new(self.dir.path())
         }

@@ -1,0 +1,122 @@
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sealcast_proto::BatchNo;
+use sealcast_proto::frame::{Code, From, Level, Reply};
+use sealcast_proto::roster::Role;
+
+use crate::hand::{Hand, batch_record, header_record};
+use crate::servers::Servers;
+use crate::world::{Client, Pipe, World, soon};
+
+/// Three servers, each killed once while a publisher works. It comes again, to the other edge, where it is refused or cut off,
+/// as the publisher crate does.
+pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
+    let mut servers = Servers::start(3, "");
+    let worlds = [World::edge(&servers.store(), 3).await, World::edge(&servers.store(), 3).await];
+    let (topic, admin, _owner) = worlds[0].topic(&[(2, Role::Publisher)]).await;
+    let mut hand = Hand::new(2);
+    let mut client: Client = worlds[0].client(2).await;
+    let mut pipe: Pipe = client.publish(topic).await;
+    client.begin(&mut pipe, topic, &mut hand, &admin, &[1]).await;
+    let header = header_record(hand.newest.as_ref().unwrap());
+    let count = 300_u64;
+    let batches: Vec<_> = (0..count).map(|n| batch_record(&hand.batch(&n.to_be_bytes()))).collect();
+    let mut acked = BTreeMap::new();
+    let (mut killed, mut turn) = (0, 0);
+    let mut slowest = Duration::ZERO;
+    while (acked.len() as u64) < count {
+        let begun = Instant::now();
+        let first = acked.len();
+        if killed < 3 && first as u64 >= count * (killed + 1) / 4 {
+            let n = killed as usize;
+            if n > 0 {
+                servers.restart(n - 1);
+            }
+            servers.kill(n);
+            killed += 1;
+        }
+        // A window of batches; what comes back is an ack for each of them, in order, or the end of this stream.
+        let window = &batches[first..batches.len().min(first + 25)];
+        let mut fine = true;
+        for batch in window {
+            fine &= soon(pipe.writer.send(sealcast_proto::frame::Request::Record(batch.clone()).encode())).await.is_ok();
+        }
+        for _ in window {
+            if !fine {
+                break;
+            }
+            match pipe.maybe().await {
+                Ok(Some(Reply::Ack(ack))) => {
+                    assert_eq!(ack.level, Level::Replicated);
+                    let batch_no = ack.batch_no.unwrap();
+                    assert_eq!(batch_no, BatchNo(acked.len() as u64), "in order");
+                    acked.insert(batch_no, ack.offset);
+                }
+                Ok(Some(Reply::Refused(refusal))) => {
+                    assert!(
+                        matches!(refusal.code, Code::ReadOnly | Code::Busy | Code::OutOfOrder | Code::Draining),
+                        "{refusal:?}"
+                    );
+                    fine = false;
+                }
+                _ => fine = false,
+            }
+        }
+        while !fine {
+            // At the other edge, from the first batch that was not acknowledged.
+            turn += 1;
+            client = worlds[turn % 2].client(2).await;
+            pipe = client.publish(topic).await;
+            pipe.record(header.clone()).await;
+            match pipe.maybe().await {
+                Ok(Some(Reply::Ack(_))) => fine = true,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert_eq!(killed, 3);
+    println!("{turn} new connections; the slowest window of 25 batches took {slowest:?}");
+    for world in &worlds {
+        let mut found = BTreeMap::new();
+        for reply in world.client(1).await.read_all(topic, From::Earliest, None).await {
+            if let Reply::Record(offset, record) = reply {
+                let batch_no = Reply::batch(record).unwrap().peek().unwrap().batch_no;
+                assert_eq!(found.insert(batch_no, offset), None, "twice");
+            }
+        }
+        assert_eq!(found, acked);
+    }
+}
+
+pub async fn an_edge_without_its_cluster_sends_its_clients_away_and_comes_back() {
+    let mut servers = Servers::start(1, "");
+    let world = World::edge(&servers.store(), 1).await;
+    let (topic, admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[1]).await;
+    pipe.batch(&mut hand, b"before").await;
+    servers.kill(0);
+    pipe.record(batch_record(&hand.batch(b"meanwhile"))).await;
+    assert_eq!(pipe.refused().await.code, Code::ReadOnly, "not stored, and said so");
+    let notice = soon(owner.connection.noticed()).await;
+    assert_eq!(notice.code, Code::Draining);
+    soon(owner.connection.closed()).await;
+    servers.restart(0);
+    // It says when it is of use again.
+    let header = header_record(hand.newest.as_ref().unwrap());
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never came back");
+        let client = world.client(2).await;
+        let Ok((mut writer, reader)) = client.connection.open().await else { continue };
+        let _ = writer.send(sealcast_proto::frame::Request::Publish(topic).encode()).await;
+        let mut pipe = Pipe { writer, reader };
+        let _ = pipe.writer.send(sealcast_proto::frame::Request::Record(header.clone()).encode()).await;
+        if let Ok(Some(Reply::Ack(_))) = pipe.maybe().await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

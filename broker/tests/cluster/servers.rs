@@ -1,0 +1,116 @@
+//! nats-servers on loopback, for a test.
+#![allow(unreachable_pub, dead_code)]
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::runner::server;
+
+/// Long enough for any machine; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Some servers, their data in a directory that ends with them.
+pub struct Servers {
+    dir: TempDir,
+    running: Vec<Option<Child>>,
+    ports: Vec<u16>,
+}
+
+impl Servers {
+    /// Starts `count` servers, with `more` in their configuration.
+    pub fn start(count: usize, more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Taken all at once, so that they differ.
+        let free: Vec<_> = (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let ports: Vec<_> = free.iter().map(|free| free.local_addr().expect("its port").port()).collect();
+        let (clients, routes) = ports.split_at(count);
+        let all: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        for n in 0..count {
+            let (client, route) = (clients[n], routes[n]);
+            let among = match count {
+                1 => String::new(),
+                _ => format!(
+                    "cluster {{ name: sealcast, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
+                    all.join(", ")
+                ),
+            };
+            let data = dir.path().join(format!("server-{n}"));
+            let text = format!(
+                "server_name: s{n}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {data:?} {more} }}\n{among}"
+            );
+            std::fs::write(dir.path().join(format!("{n}.conf")), text).expect("a configuration");
+        }
+        drop(free);
+        let mut servers = Self { dir, running: Vec::new(), ports: clients.to_vec() };
+        servers.running.resize_with(count, || None);
+        (0..count).for_each(|n| servers.begin(n));
+        (0..count).for_each(|n| servers.is_up(n));
+        servers
+    }
+
+    /// As `--store` names them.
+    pub fn store(&self) -> String {
+        let hosts: Vec<_> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("nats://{}", hosts.join(","))
+    }
+
+    fn begin(&mut self, n: usize) {
+        let log = std::fs::File::options().create(true).append(true).open(self.log(n)).expect("a log");
+        let mut command = Command::new(server().expect("it was there before"));
+        command.arg("-c").arg(self.dir.path().join(format!("{n}.conf")));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.running[n] = Some(child.expect("the server starts"));
+    }
+
+    fn log(&self, n: usize) -> std::path::PathBuf {
+        self.dir.path().join(format!("{n}.log"))
+    }
+
+    /// Starts one again.
+    pub fn restart(&mut self, n: usize) {
+        self.begin(n);
+        self.is_up(n);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, n: usize) {
+        let mut child = self.running[n].take().expect("it runs");
+        child.kill().expect("it is ours to kill");
+        child.wait().expect("its end");
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Waits until it takes connections and, in a cluster, knows who leads.
+    fn is_up(&self, n: usize) {
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.ports[n])).is_err() || !self.knows_a_leader(n) {
+            assert!(begun.elapsed() < PATIENCE, "{}", std::fs::read_to_string(self.log(n)).unwrap_or_default());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn knows_a_leader(&self, n: usize) -> bool {
+        if self.count() == 1 {
+            return true;
+        }
+        let log = BufReader::new(std::fs::File::open(self.log(n)).expect("its log"));
+        log.lines().map_while(Result::ok).any(|line| line.contains("metadata leader"))
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for child in self.running.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

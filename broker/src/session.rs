@@ -199,6 +199,8 @@ pub(crate) async fn serve(
                 // What it is shown here may be old: another broker of the cluster may do better.
                 let notice = Reply::Refused(going_away(retry_ms(&shared))).encode();
                 let _ = control.writer.send_all_within(&mut [notice], limits.hello).await;
+                // It goes by itself once it has read that.
+                let _ = timeout(limits.hello, control.reader.next()).await;
                 connection.close("the broker is cut off from its cluster");
                 return Ok(());
             }

@@ -1,13 +1,20 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealcast_proto::BatchNo;
-use sealcast_proto::frame::{Code, From, Level, Reply};
+use bytes::Bytes;
+use sealcast_link::{Link, LinkOptions};
+use sealcast_proto::frame::{Code, From, Level, Reply, Request};
 use sealcast_proto::roster::Role;
+use sealcast_proto::{BatchNo, TopicId};
+use tokio::time::timeout;
 
-use crate::hand::{Hand, batch_record, header_record};
+use crate::hand::{Hand, batch_record, header_record, identity};
 use crate::servers::Servers;
-use crate::world::{Client, Pipe, World, soon};
+use crate::world::{Pipe, World, soon};
+
+/// For one step of a new connection; then another is tried.
+const SHORT: Duration = Duration::from_secs(3);
 
 /// Three servers, each killed once while a publisher works. It comes again, to the other edge, where it is refused or cut off,
 /// as the publisher crate does.
@@ -16,7 +23,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
     let worlds = [World::edge(&servers.store(), 3).await, World::edge(&servers.store(), 3).await];
     let (topic, admin, _owner) = worlds[0].topic(&[(2, Role::Publisher)]).await;
     let mut hand = Hand::new(2);
-    let mut client: Client = worlds[0].client(2).await;
+    let client = worlds[0].client(2).await;
     let mut pipe: Pipe = client.publish(topic).await;
     client.begin(&mut pipe, topic, &mut hand, &admin, &[1]).await;
     let header = header_record(hand.newest.as_ref().unwrap());
@@ -32,6 +39,8 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
             let n = killed as usize;
             if n > 0 {
                 servers.restart(n - 1);
+                // Two that are not there are one too many.
+                settled(&servers).await;
             }
             servers.kill(n);
             killed += 1;
@@ -40,7 +49,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
         let window = &batches[first..batches.len().min(first + 25)];
         let mut fine = true;
         for batch in window {
-            fine &= soon(pipe.writer.send(sealcast_proto::frame::Request::Record(batch.clone()).encode())).await.is_ok();
+            fine &= soon(pipe.writer.send(Request::Record(batch.clone()).encode())).await.is_ok();
         }
         for _ in window {
             if !fine {
@@ -66,12 +75,9 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
         while !fine {
             // At the other edge, from the first batch that was not acknowledged.
             turn += 1;
-            client = worlds[turn % 2].client(2).await;
-            pipe = client.publish(topic).await;
-            pipe.record(header.clone()).await;
-            match pipe.maybe().await {
-                Ok(Some(Reply::Ack(_))) => fine = true,
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            match session(&worlds[turn % 2], topic, &header).await {
+                Some(next) => (pipe, fine) = (next, true),
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
         slowest = slowest.max(begun.elapsed());
@@ -98,25 +104,53 @@ pub async fn an_edge_without_its_cluster_sends_its_clients_away_and_comes_back()
     let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[1]).await;
     pipe.batch(&mut hand, b"before").await;
     servers.kill(0);
+    let begun = Instant::now();
     pipe.record(batch_record(&hand.batch(b"meanwhile"))).await;
     assert_eq!(pipe.refused().await.code, Code::ReadOnly, "not stored, and said so");
     let notice = soon(owner.connection.noticed()).await;
     assert_eq!(notice.code, Code::Draining);
     soon(owner.connection.closed()).await;
-    servers.restart(0);
-    // It says when it is of use again.
+    println!("told to go after {:?}", begun.elapsed());
     let header = header_record(hand.newest.as_ref().unwrap());
+    servers.restart(0);
+    // It is of use again without anybody's doing.
     let begun = Instant::now();
-    loop {
+    while session(&world, topic, &header).await.is_none() {
         assert!(begun.elapsed() < Duration::from_secs(60), "it never came back");
-        let client = world.client(2).await;
-        let Ok((mut writer, reader)) = client.connection.open().await else { continue };
-        let _ = writer.send(sealcast_proto::frame::Request::Publish(topic).encode()).await;
-        let mut pipe = Pipe { writer, reader };
-        let _ = pipe.writer.send(sealcast_proto::frame::Request::Record(header.clone()).encode()).await;
-        if let Ok(Some(Reply::Ack(_))) = pipe.maybe().await {
-            break;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A publish stream whose header was taken, if the edge is of use now.
+async fn session(world: &World, topic: TopicId, header: &Bytes) -> Option<Pipe> {
+    let broker = world.broker.as_ref().unwrap().link().clone();
+    let link = Link::new(broker, Arc::new(identity(2)), LinkOptions::default());
+    let connection = timeout(SHORT, link.connect()).await.ok()?.ok()?;
+    let halves = timeout(SHORT, connection.open()).await.ok()?.ok()?;
+    let mut pipe = Pipe::of(link, halves);
+    for request in [Request::Publish(topic), Request::Record(header.clone())] {
+        timeout(SHORT, pipe.writer.send(request.encode())).await.ok()?.ok()?;
+    }
+    let answer = timeout(SHORT, pipe.reader.reply()).await.ok()?.ok()??;
+    matches!(answer, Reply::Ack(_)).then_some(pipe)
+}
+
+/// Waits until every stream has all its copies.
+async fn settled(servers: &Servers) {
+    use futures_util::TryStreamExt as _;
+    let begun = Instant::now();
+    let client = async_nats::connect(servers.urls()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    loop {
+        let streams: Result<Vec<_>, _> = context.streams().try_collect().await;
+        let whole = |info: &async_nats::jetstream::stream::Info| {
+            let cluster = info.cluster.as_ref();
+            cluster.is_some_and(|it| it.leader.is_some() && it.replicas.iter().all(|other| other.current && !other.offline))
+        };
+        if streams.is_ok_and(|streams| streams.len() == 16 && streams.iter().all(whole)) {
+            return;
         }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the servers do not settle");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

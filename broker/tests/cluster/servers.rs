@@ -58,6 +58,11 @@ impl Servers {
         format!("nats://{}", hosts.join(","))
     }
 
+    /// One URL each.
+    pub fn urls(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
+    }
+
     fn begin(&mut self, n: usize) {
         let log = std::fs::File::options().create(true).append(true).open(self.log(n)).expect("a log");
         let mut command = Command::new(server().expect("it was there before"));

@@ -30,7 +30,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
     let count = 300_u64;
     let batches: Vec<_> = (0..count).map(|n| batch_record(&hand.batch(&n.to_be_bytes()))).collect();
     let mut acked = BTreeMap::new();
-    let (mut killed, mut turn) = (0, 0);
+    let (mut killed, mut turn, mut _link) = (0, 0, None);
     let mut slowest = Duration::ZERO;
     while (acked.len() as u64) < count {
         let begun = Instant::now();
@@ -76,7 +76,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
             // At the other edge, from the first batch that was not acknowledged.
             turn += 1;
             match session(&worlds[turn % 2], topic, &header).await {
-                Some(next) => (pipe, fine) = (next, true),
+                Some((link, next)) => (_link, pipe, fine) = (Some(link), next, true),
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -121,18 +121,18 @@ pub async fn an_edge_without_its_cluster_sends_its_clients_away_and_comes_back()
     }
 }
 
-/// A publish stream whose header was taken, if the edge is of use now.
-async fn session(world: &World, topic: TopicId, header: &Bytes) -> Option<Pipe> {
+/// A publish stream whose header was taken, and the connection it is on, if the edge is of use now.
+async fn session(world: &World, topic: TopicId, header: &Bytes) -> Option<(Link, Pipe)> {
     let broker = world.broker.as_ref().unwrap().link().clone();
     let link = Link::new(broker, Arc::new(identity(2)), LinkOptions::default());
     let connection = timeout(SHORT, link.connect()).await.ok()?.ok()?;
-    let halves = timeout(SHORT, connection.open()).await.ok()?.ok()?;
-    let mut pipe = Pipe::of(link, halves);
+    let (writer, reader) = timeout(SHORT, connection.open()).await.ok()?.ok()?;
+    let mut pipe = Pipe { writer, reader };
     for request in [Request::Publish(topic), Request::Record(header.clone())] {
         timeout(SHORT, pipe.writer.send(request.encode())).await.ok()?.ok()?;
     }
     let answer = timeout(SHORT, pipe.reader.reply()).await.ok()?.ok()??;
-    matches!(answer, Reply::Ack(_)).then_some(pipe)
+    matches!(answer, Reply::Ack(_)).then_some((link, pipe))
 }
 
 /// Waits until every stream has all its copies.

@@ -57,7 +57,7 @@ async fn race(worlds: &[World; 2], n: u64) -> (usize, usize) {
     let (batches, hashes): (Vec<_>, Vec<_>) = (0..60).map(|_| batch(&mut hand)).unzip();
     let publish = async {
         for (sent, batch) in batches.iter().enumerate() {
-            if n % 3 == 0 && sent % 10 == 9 {
+            if n.is_multiple_of(3) && sent % 10 == 9 {
                 // In some tries the removal comes early among them, in others late.
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }

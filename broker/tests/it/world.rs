@@ -169,7 +169,7 @@ impl Client {
     pub async fn open(&self, first: Request) -> Pipe {
         let (mut writer, reader) = soon(self.connection.open()).await.unwrap();
         writer.send(first.encode()).await.unwrap();
-        Pipe { writer, reader, _link: None }
+        Pipe { writer, reader }
     }
 
     pub async fn publish(&self, topic: TopicId) -> Pipe {
@@ -217,16 +217,9 @@ impl Client {
 pub struct Pipe {
     pub writer: FrameWriter,
     pub reader: FrameReader,
-    _link: Option<Link>,
 }
 
 impl Pipe {
-    /// A stream of a connection that goes when it does.
-    #[allow(dead_code, reason = "of those who make their own")]
-    pub fn of(link: Link, (writer, reader): (FrameWriter, FrameReader)) -> Self {
-        Self { writer, reader, _link: Some(link) }
-    }
-
     pub async fn send(&mut self, request: Request) {
         soon(self.writer.send(request.encode())).await.unwrap();
     }

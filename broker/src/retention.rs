@@ -135,11 +135,6 @@ pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u6
     if before <= bounds.first {
         return Ok(0);
     }
-    // Offsets need not be dense: where no record goes, nothing will be missing. What cannot be read does go.
-    let first = log.read(&topic, bounds.first, 1).unwrap_or_default().into_iter().next();
-    if first.is_some_and(|first| first.offset >= before) {
-        return Ok(0);
-    }
     let trimmed = log.trim(&topic, before)?;
     for (publisher, _) in log.publishers(&topic)? {
         if let Some(oldest) = oldest_needed(log, topic, &publisher, before)? {

@@ -81,7 +81,11 @@ impl Broker {
         }
         let accepting = tokio::spawn(accept(shared.clone(), listener.clone()));
         let retention = tokio::spawn(retention::run(shared.clone()));
-        Ok(Self { running: Running { shared, listener, accepting, retention, ops, _edge: edge }, link, local })
+        Ok(Self {
+            running: Running { shared, listener, accepting, retention, ops, _edge: edge },
+            link,
+            local,
+        })
     }
 
     /// Its link: where it is and which key it has.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use sealcast_proto::PublicKey;
 use sealcast_proto::limits::DEFAULT_PORT;
 
+use crate::edge::MarksError;
 use crate::key::KeyFileError;
 use crate::limits::{self, Limits};
-use crate::edge::MarksError;
 use crate::load::LoadError;
 use crate::order::{OrderError, Servers};
 use crate::settings::{LogFilter, LogFormat, SettingsError};
@@ -105,7 +105,10 @@ impl Config {
             return Err(StartError::Limit { key: "store_replicas", why: "it is 1, 3 or 5" });
         }
         if self.store_cert.is_some() != self.store_key.is_some() {
-            return Err(StartError::Limit { key: "store_cert", why: "it needs `store_key`, and that one it" });
+            return Err(StartError::Limit {
+                key: "store_cert",
+                why: "it needs `store_key`, and that one it",
+            });
         }
         let most = sealcast_proto::limits::MAX_RECORD_FRAME as u64;
         let rate = limits.publish_rate.0;
@@ -264,7 +267,9 @@ impl StartError {
             }
             Self::Key(_) => "the broker's account alone needs to read and write it",
             Self::LinkFile { .. } => "choose another file with --link-file",
-            Self::Order(OrderError::Away { .. }) => "are the servers up, and is JetStream on? see docs/cluster.md",
+            Self::Order(OrderError::Away { .. }) => {
+                "are the servers up, and is JetStream on? see docs/cluster.md"
+            }
             Self::Order(_) => "docs/cluster.md says what the servers must be like",
             Self::Marks(MarksError::Foreign { .. }) => {
                 "a view can be made anew: move `view` and `view.marks` away, or choose another directory with --data"

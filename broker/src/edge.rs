@@ -54,8 +54,7 @@ pub(crate) async fn begin(
     marks: Marks,
 ) -> Result<JoinSet<()>, OrderError> {
     let mut tasks = JoinSet::new();
-    let edge =
-        Arc::new(Edge { shared: shared.clone(), order: order.clone(), touched: Mutex::default() });
+    let edge = Arc::new(Edge { shared: shared.clone(), order: order.clone(), touched: Mutex::default() });
     for (partition, from) in (0..PARTITIONS).zip(order.read()) {
         let (to, placed) = mpsc::channel(AHEAD);
         tasks.spawn(follow(order.cluster().clone(), partition, from, to));
@@ -123,7 +122,9 @@ impl Edge {
         }
         let size = bytes.len() + BESIDE;
         let table = match &what {
-            Proposed::Header(parts) => table::stage(&self.shared.storage, &self.order, partition, &bytes, parts).await?,
+            Proposed::Header(parts) => {
+                table::stage(&self.shared.storage, &self.order, partition, &bytes, parts).await?
+            }
             _ => Table::Missing,
         };
         let budget = self.shared.storage.commit.reserve(size).await?;

@@ -64,10 +64,10 @@ pub mod topic;
 
 pub use broker::Broker;
 pub use config::{Config, StartError};
+pub use edge::MarksError;
 pub use key::{KEY_FILE, KeyFileError};
 pub use limits::Limits;
 pub use load::LoadError;
-pub use edge::MarksError;
 pub use order::{OrderError, Servers};
 
 #[cfg(test)]

@@ -111,7 +111,10 @@ pub static SETTINGS: &[Setting] = &[
         store,
         "NATS JetStream servers that keep the log, shared by several brokers (docs/cluster.md); unset: `data` alone keeps it."
     ),
-    fixed!(store_replicas, "Copies of the log among those servers, a count: 3 survive the loss of one server, 5 of two."),
+    fixed!(
+        store_replicas,
+        "Copies of the log among those servers, a count: 3 survive the loss of one server, 5 of two."
+    ),
     fixed!(store_auth, "A file with `user:password` or a token for those servers."),
     fixed!(store_ca, "A file with the certificates that sign those servers', PEM; unset: the system's."),
     fixed!(store_cert, "A file with the broker's own certificate for those servers, PEM. Needs `store_key`."),

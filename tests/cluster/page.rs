@@ -15,7 +15,8 @@ pub(crate) fn the_page_works_word_for_word() {
         .collect();
     assert!(blocks.len() >= 6, "the page has its commands in blocks");
     // Other tests may run beside this one: other ports. The page counts them up from 1, so their last digit stays.
-    let (clients, routes) = (free(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()), free_after_routes());
+    let (clients, routes) =
+        (free(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()), free_after_routes());
     let brokers = free(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok());
     let ops = free_after_ops();
     let other = |text: &str| {
@@ -24,13 +25,18 @@ pub(crate) fn the_page_works_word_for_word() {
             .replace("1744", &brokers.to_string())
             .replace("1844", &ops.to_string())
     };
-    let conf = std::fs::read_to_string(format!("{root}/contrib/cluster/nats-server.conf")).expect("a configuration");
+    let conf =
+        std::fs::read_to_string(format!("{root}/contrib/cluster/nats-server.conf")).expect("a configuration");
     std::fs::create_dir_all(world.path("contrib/cluster")).expect("a directory");
     std::fs::write(world.path("contrib/cluster/nats-server.conf"), other(&conf)).expect("a configuration");
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_sealcast")).parent().expect("a directory").to_owned();
+    let program =
+        std::path::Path::new(env!("CARGO_BIN_EXE_sealcast")).parent().expect("a directory").to_owned();
     std::fs::create_dir(world.path("bin")).expect("a directory");
-    std::os::unix::fs::symlink(absolute(&server().expect("it was there before")), world.path("bin/nats-server"))
-        .expect("a link");
+    std::os::unix::fs::symlink(
+        absolute(&server().expect("it was there before")),
+        world.path("bin/nats-server"),
+    )
+    .expect("a link");
     let path = format!("{}:{}:/usr/bin:/bin", world.path("bin").display(), program.display());
     // Whatever fails, nothing that it started is left behind.
     let clean = "trap 'for pid in *.pid; do kill -9 $(cat \"$pid\") 2> /dev/null || true; done' EXIT\n";
@@ -57,7 +63,10 @@ fn absolute(path: &std::path::Path) -> std::path::PathBuf {
         return path.canonicalize().expect("it exists");
     }
     let all = std::env::var_os("PATH").expect("a path");
-    std::env::split_paths(&all).map(|dir| dir.join(path)).find(|file| file.exists()).expect("it is on the path")
+    std::env::split_paths(&all)
+        .map(|dir| dir.join(path))
+        .find(|file| file.exists())
+        .expect("it is on the path")
 }
 
 /// Four digits that with 1, 2 or 3 behind them are free ports, below those that the system gives out by itself.

@@ -25,14 +25,16 @@ impl Cluster {
         let mut it = Self { world, servers, brokers: [None, None], listen, link: String::new() };
         let links = [it.start(0), it.start(1)];
         let split = |link: &String| {
-            let (host, keys) = link.strip_prefix("sealcast://").and_then(|rest| rest.split_once('?')).expect("a link");
+            let (host, keys) =
+                link.strip_prefix("sealcast://").and_then(|rest| rest.split_once('?')).expect("a link");
             (host.to_owned(), keys.to_owned())
         };
         let [(one, its), (two, others)] = [split(&links[0]), split(&links[1])];
         let both = format!("sealcast://{one},{two}?{its}&{others}");
         it.listen = [one, two];
         let (owner, _) = it.world.identity("owner");
-        let mut args: Vec<OsString> = ["topic", "create", "prices", "--broker", &both, "-i"].map(Into::into).into();
+        let mut args: Vec<OsString> =
+            ["topic", "create", "prices", "--broker", &both, "-i"].map(Into::into).into();
         args.extend([owner.into(), "--state".into(), it.world.path("state-owner").into()]);
         for n in 0..READERS {
             let (_, key) = it.world.identity(&format!("reader-{n}"));
@@ -57,7 +59,11 @@ impl Cluster {
 
     fn party(&self, name: &str, args: &[&str]) -> Party {
         let mut command = self.world.command(args.iter().map(OsStr::new));
-        command.arg("-i").arg(self.world.path(name)).arg("--state").arg(self.world.path(format!("state-{name}")));
+        command
+            .arg("-i")
+            .arg(self.world.path(name))
+            .arg("--state")
+            .arg(self.world.path(format!("state-{name}")));
         Party::start(command)
     }
 

@@ -95,7 +95,13 @@ impl Actor {
     }
 
     /// A roster entry from this edge: the admission is made here, by this edge's clock.
-    pub(super) fn propose_entry(&mut self, ticket: Ticket, bundle: &EntryBundle, budget: Budget, round: &mut Round) {
+    pub(super) fn propose_entry(
+        &mut self,
+        ticket: Ticket,
+        bundle: &EntryBundle,
+        budget: Budget,
+        round: &mut Round,
+    ) {
         if let Err(refusal) = self.machine.admit_roster(bundle, now_ms()) {
             return round.entries.push((ticket, Err(refusal)));
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rand::RngExt as _;
 use sealcast_proto::TopicId;
 use sealcast_proto::frame::Level;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::proposal::BESIDE;
 use super::{Body, Kind, PARTITIONS, PATIENCE, Proposal, Proposed, StoreOptions, pieces, place};
@@ -25,6 +25,8 @@ const OLDEST: (u32, u32) = (2, 12);
 /// Proposals that no server has confirmed yet, a count: what edges send is bounded by their commit budget; this bounds
 /// small ones.
 const UNCONFIRMED: usize = 16 << 10;
+/// Before something is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long the servers recognise a message that is sent again: longer than any retry here.
 const SAME_MESSAGE: Duration = Duration::from_secs(120);
 
@@ -107,7 +109,15 @@ impl Cluster {
         if room < AROUND {
             return Err(OrderError::Unfit(format!("max_payload is {} bytes", info.max_payload)));
         }
-        Ok(Self { client, context, logs, parts, room, edge: rand::rng().random(), replicas: options.replicas })
+        Ok(Self {
+            client,
+            context,
+            logs,
+            parts,
+            room,
+            edge: rand::rng().random(),
+            replicas: options.replicas,
+        })
     }
 
     pub(crate) fn edge(&self) -> u64 {
@@ -132,7 +142,12 @@ impl Cluster {
     }
 
     /// Stores a part; its place.
-    pub(crate) async fn put_part(&self, topic: &TopicId, kind: Kind, bytes: Bytes) -> Result<u64, OrderError> {
+    pub(crate) async fn put_part(
+        &self,
+        topic: &TopicId,
+        kind: Kind,
+        bytes: Bytes,
+    ) -> Result<u64, OrderError> {
         let message = PublishMessage::build().payload(bytes);
         let failed = away("does not take a part");
         let stored = self.context.send_publish(place::part_subject(topic, kind), message).await;
@@ -179,7 +194,8 @@ impl Cluster {
             // The newest of its owner is all that is asked for.
             message = message.header(async_nats::header::NATS_ROLLUP, "sub");
         }
-        let stored = self.context.send_publish(subject, message).await.map_err(away("does not take a record"))?;
+        let stored =
+            self.context.send_publish(subject, message).await.map_err(away("does not take a record"))?;
         Ok(async move { stored.into_future().await.map(drop).map_err(away("did not confirm a record")) })
     }
 
@@ -233,8 +249,15 @@ async fn stream(
         allow_rollup: true,
         ..Config::default()
     };
-    let made = context.get_or_create_stream(wanted.clone()).await;
-    let mut stream = made.map_err(|error| away("makes no streams")(error))?;
+    let begun = Instant::now();
+    let mut stream = loop {
+        match context.get_or_create_stream(wanted.clone()).await {
+            Ok(stream) => break stream,
+            // Servers that have just started do not know all of each other yet.
+            Err(_) if begun.elapsed() < PATIENCE => sleep(AGAIN).await,
+            Err(error) => return Err(away("makes no streams")(error)),
+        }
+    };
     let info = stream.info().await.map_err(away("does not tell of its streams"))?;
     // What is there may be another's; and a server may take a wish for something else than was meant.
     let is = &info.config;

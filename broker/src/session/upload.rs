@@ -54,10 +54,10 @@ pub(super) async fn run(
     let parts = match result {
         Ok(parts) => parts,
         Err(end) => {
-        let commit = shared.storage.commit.clone();
-        // What was staged is of no use; if this fails too, it goes when the log is opened.
-        tokio::spawn(async move { commit.write(vec![Write::DropTable { table }]).await });
-        return Err(end);
+            let commit = shared.storage.commit.clone();
+            // What was staged is of no use; if this fails too, it goes when the log is opened.
+            tokio::spawn(async move { commit.write(vec![Write::DropTable { table }]).await });
+            return Err(end);
         }
     };
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -43,7 +43,11 @@ pub async fn what_one_edge_takes_every_edge_delivers_alike() {
     for pipe in [&mut here, &mut there] {
         for n in 0..count {
             let ack = pipe.ack().await;
-            assert_eq!((ack.batch_no.unwrap().0, ack.level), (n.into(), Level::Memory), "one copy is no promise");
+            assert_eq!(
+                (ack.batch_no.unwrap().0, ack.level),
+                (n.into(), Level::Memory),
+                "one copy is no promise"
+            );
             acked.push(ack.offset);
         }
     }
@@ -131,7 +135,8 @@ pub async fn a_newer_session_at_another_edge_supersedes_the_older() {
 pub async fn of_two_entries_with_one_number_one_wins_everywhere() {
     let (_servers, one, two) = two().await;
     let (topic, mut admin, _owner) = one.topic(&[(2, Role::Admin)]).await;
-    let mut rival = crate::hand::Admin { roster: admin.roster.clone(), owner: identity(1), now_ms: admin.now_ms };
+    let mut rival =
+        crate::hand::Admin { roster: admin.roster.clone(), owner: identity(1), now_ms: admin.now_ms };
     let (mine, theirs) = (admin.add(&[(5, Role::Reader)]), rival.add(&[(6, Role::Reader)]));
     let (at_one, at_two) = (one.client(1).await, two.client(1).await);
     let (here, there) = tokio::join!(at_one.append(topic, &mine), at_two.append(topic, &theirs));
@@ -249,7 +254,13 @@ pub async fn heads_and_prekeys_are_known_everywhere() {
     let put = |id: u64| {
         // Its number says when it begins, seconds.
         let (prekey_id, not_before_ms) = (u32::try_from(id).unwrap(), id * 1_000);
-        let prekey = Prekey { owner: key(2), prekey_id, x25519: [7; 32], not_before_ms, not_after_ms: not_before_ms + 3_600_000 };
+        let prekey = Prekey {
+            owner: key(2),
+            prekey_id,
+            x25519: [7; 32],
+            not_before_ms,
+            not_after_ms: not_before_ms + 3_600_000,
+        };
         Request::PutPrekey(topic, Signed::sign(&prekey, me.signing_key()))
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

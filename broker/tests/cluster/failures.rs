@@ -64,7 +64,10 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
                 }
                 Ok(Some(Reply::Refused(refusal))) => {
                     assert!(
-                        matches!(refusal.code, Code::ReadOnly | Code::Busy | Code::OutOfOrder | Code::Draining),
+                        matches!(
+                            refusal.code,
+                            Code::ReadOnly | Code::Busy | Code::OutOfOrder | Code::Draining
+                        ),
                         "{refusal:?}"
                     );
                     fine = false;
@@ -145,7 +148,9 @@ async fn settled(servers: &Servers) {
         let streams: Result<Vec<_>, _> = context.streams().try_collect().await;
         let whole = |info: &async_nats::jetstream::stream::Info| {
             let cluster = info.cluster.as_ref();
-            cluster.is_some_and(|it| it.leader.is_some() && it.replicas.iter().all(|other| other.current && !other.offline))
+            cluster.is_some_and(|it| {
+                it.leader.is_some() && it.replicas.iter().all(|other| other.current && !other.offline)
+            })
         };
         if streams.is_ok_and(|streams| streams.len() == 16 && streams.iter().all(whole)) {
             return;

@@ -36,8 +36,10 @@ pub fn run(tests: &[Test]) -> ExitCode {
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let exact = arguments.iter().any(|argument| argument == "--exact");
     let is = |name: &str, part: &str| if exact { name == part } else { name.contains(part) };
-    let chosen: Vec<&Test> =
-        tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| is(name, part))).collect();
+    let chosen: Vec<&Test> = tests
+        .iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| is(name, part)))
+        .collect();
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

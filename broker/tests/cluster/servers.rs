@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -24,9 +25,7 @@ impl Servers {
     /// Starts `count` servers, with `more` in their configuration.
     pub fn start(count: usize, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        // Taken all at once, so that they differ.
-        let free: Vec<_> = (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let ports: Vec<_> = free.iter().map(|free| free.local_addr().expect("its port").port()).collect();
+        let ports = free_ports(2 * count);
         let (clients, routes) = ports.split_at(count);
         let all: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         for n in 0..count {
@@ -44,7 +43,6 @@ impl Servers {
             );
             std::fs::write(dir.path().join(format!("{n}.conf")), text).expect("a configuration");
         }
-        drop(free);
         let mut servers = Self { dir, running: Vec::new(), ports: clients.to_vec() };
         servers.running.resize_with(count, || None);
         (0..count).for_each(|n| servers.begin(n));
@@ -97,7 +95,11 @@ impl Servers {
     fn is_up(&self, n: usize) {
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.ports[n])).is_err() || !self.knows_a_leader(n) {
-            assert!(begun.elapsed() < PATIENCE, "{}", std::fs::read_to_string(self.log(n)).unwrap_or_default());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{}",
+                std::fs::read_to_string(self.log(n)).unwrap_or_default()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -109,6 +111,14 @@ impl Servers {
         let log = BufReader::new(std::fs::File::open(self.log(n)).expect("its log"));
         log.lines().map_while(Result::ok).any(|line| line.contains("metadata leader"))
     }
+}
+
+/// Below those that the system gives out by itself: else a connection that one server makes could take another's.
+fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 10_000 + u16::try_from(std::process::id() % 200).expect("small") * 100;
+    let tried = std::iter::from_fn(|| Some(begin + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000));
+    tried.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
 }
 
 impl Drop for Servers {

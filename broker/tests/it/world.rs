@@ -56,7 +56,13 @@ impl World {
 
     /// Its directory, and no broker yet.
     pub fn not_started() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), broker: None, limits: Limits::default(), ops: None, store: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            broker: None,
+            limits: Limits::default(),
+            ops: None,
+            store: None,
+        }
     }
 
     pub fn config(&self) -> Config {

@@ -56,3 +56,28 @@ impl Reads {
         &self.log
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryLog;
+
+    #[tokio::test]
+    async fn replays_have_so_many_turns_and_hold_up_no_other_read() {
+        let reads = Reads::new(Arc::new(MemoryLog::new()));
+        let mut turns = Vec::new();
+        for _ in 0..limits::REPLAYS {
+            turns.push(reads.replay().await);
+        }
+        let next = reads.replay();
+        tokio::pin!(next);
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("one turn more than there are"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert!(reads.run(|log| log.topics()).await.is_ok(), "a live reader waits for none");
+        turns.pop();
+        assert!(next.await.is_some());
+    }
+}

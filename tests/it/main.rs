@@ -36,6 +36,8 @@ mod namespaces;
 mod operations;
 // The broker's disk fills up, or fails.
 mod storage;
+// What a broker holds for readers who do not read.
+mod memory;
 // A topic taken to another broker, and its members who follow it there.
 mod backup;
 // The broker's whole disk in the hands of members and former members.

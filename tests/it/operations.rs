@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 
-use crate::parties::{Feed, lines};
+use crate::parties::{Broker, Feed, lines};
 use crate::program::{World, mode};
 
 /// What an operations listener answers.
@@ -18,15 +18,15 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> String {
 }
 
 /// A sample of `/metrics`.
-fn metric(addr: SocketAddr, name: &str) -> f64 {
+pub(crate) fn metric(addr: SocketAddr, name: &str) -> f64 {
     let text = get(addr, "/metrics");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
 }
 
-/// Where the feed's broker shows health and metrics.
-fn ops(feed: &mut Feed) -> SocketAddr {
-    let line = feed.broker.says("health, metrics and topics");
+/// Where a broker shows health and metrics.
+pub(crate) fn ops(broker: &mut Broker) -> SocketAddr {
+    let line = broker.says("health, metrics and topics");
     let (_, rest) = line.split_once("\"ops\":\"").expect("an address");
     rest.split('"').next().expect("an address").parse().expect("an address")
 }
@@ -73,7 +73,7 @@ fn the_page_for_operators_works_word_for_word() {
 #[test]
 fn whoever_publishes_too_fast_loses_nothing_and_no_order() {
     let mut feed = Feed::with(&["a"], &["--publish-rate", "512KiB", "--ops", "127.0.0.1:0"]);
-    let ops = ops(&mut feed);
+    let ops = ops(&mut feed.broker);
     const MANY: usize = 40_000;
     let input = feed.world.path("input");
     std::fs::write(&input, lines(0..MANY)).unwrap();
@@ -86,7 +86,7 @@ fn whoever_publishes_too_fast_loses_nothing_and_no_order() {
 #[test]
 fn a_subscriber_that_finds_no_place_comes_in_when_one_leaves() {
     let mut feed = Feed::with(&["a", "b", "c"], &["--connections", "2", "--ops", "127.0.0.1:0"]);
-    let ops = ops(&mut feed);
+    let ops = ops(&mut feed.broker);
     let a = feed.sub("a", &[]);
     let mut b = feed.sub("b", &[]);
     let mut c = feed.begin_sub("c", &["--from", "earliest"]);
@@ -107,7 +107,7 @@ fn a_subscriber_that_finds_no_place_comes_in_when_one_leaves() {
 fn nothing_the_broker_says_holds_a_payload_or_a_secret() {
     let flags = ["--log", "trace", "--ops", "127.0.0.1:0", "--topic-labels"];
     let mut feed = Feed::with(&["a"], &flags);
-    let ops = ops(&mut feed);
+    let ops = ops(&mut feed.broker);
     let mut sub = feed.sub("a", &[]);
     let canary = "canary-7f3a9d51-in-clear";
     feed.publish("owner", &["-H", "venue=canary-header-41", canary]).ok();

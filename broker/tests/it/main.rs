@@ -29,6 +29,8 @@ mod page;
 mod process;
 /// Records in, answers out: order, repeats, the fence, tables.
 mod publish;
+/// Subscribers that are behind, and take turns.
+mod replay;
 /// One question, one answer.
 mod requests;
 /// A restart on the same directory, and what cannot start.

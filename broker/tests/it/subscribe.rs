@@ -435,7 +435,7 @@ async fn a_beacon_never_overtakes_what_it_speaks_of() {
 }
 
 /// Everything a subscription was sent, ciphertext by ciphertext, until `count` came.
-async fn read_count(pipe: &mut Pipe, count: usize) -> Vec<Bytes> {
+pub async fn read_count(pipe: &mut Pipe, count: usize) -> Vec<Bytes> {
     let mut out = vec![];
     while out.len() < count {
         if let Reply::Record(_, record) = pipe.next().await {

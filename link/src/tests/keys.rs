@@ -93,8 +93,17 @@ pub(super) async fn raw_connect(
     config: rustls::ClientConfig,
     addr: SocketAddr,
 ) -> Result<quinn::Connection, LinkError> {
+    raw_connect_with(config, transport::client(1452, transport::KEEP_ALIVE), addr).await
+}
+
+/// The same with other windows.
+pub(super) async fn raw_connect_with(
+    config: rustls::ClientConfig,
+    transport: quinn::TransportConfig,
+    addr: SocketAddr,
+) -> Result<quinn::Connection, LinkError> {
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
-    config.transport_config(Arc::new(transport::client(1452, transport::KEEP_ALIVE)));
+    config.transport_config(Arc::new(transport));
     let endpoint = quinn::Endpoint::client(loopback()).unwrap();
     Ok(endpoint.connect_with(config, addr, "test.invalid").unwrap().await?)
 }

@@ -2,8 +2,10 @@ use bytes::Bytes;
 use sealcast_proto::frame::{Code, FrameError, FrameKind, Refusal, frame_header};
 use sealcast_proto::limits::MAX_RECORD_FRAME;
 
+use super::keys::raw_connect_with;
 use super::*;
 use crate::{FrameReader, FrameWriter, RequestError};
+use crate::{tls, transport};
 
 /// A connected pair; the broker answers nothing by itself.
 struct Pair {
@@ -130,6 +132,39 @@ async fn a_peer_that_stops_reading_is_not_waited_for() {
     let mut frames = vec![record; 64];
     let outcome = soon(writer.send_all_within(&mut frames, Duration::from_millis(50))).await;
     assert_eq!(outcome, Err(LinkError::Stalled));
+}
+
+/// It takes something again and again, as a client with a small window can make a broker see; but never enough.
+#[tokio::test]
+async fn a_peer_that_trickles_is_not_waited_for() {
+    let (listener, addr) = listen(ListenOptions::default());
+    let mut transport = transport::client(1_452, transport::KEEP_ALIVE);
+    transport.stream_receive_window(4_096_u32.into());
+    let client = tls::test_client(&identity(ALICE), [identity(BROKER).public()].into());
+    let accept = async { listener.accept().await.unwrap().establish().await.unwrap() };
+    let (broker, client) =
+        soon(async { tokio::join!(accept, raw_connect_with(client, transport, addr)) }).await;
+    let client = client.unwrap();
+    let (mut send, mut recv) = client.open_bi().await.unwrap();
+    send.write_all(&question().encode()).await.unwrap();
+    let (mut writer, _reader) = soon(broker.accept()).await.unwrap();
+    let mut frames = vec![Reply::Record(Offset(1), vec![0; 64 << 10].into()).encode()];
+    let stall = Duration::from_millis(200);
+    // At most 9 KiB within the deadline, however the machine is loaded: what QUIC takes at once, and this.
+    let trickle = async {
+        let mut due = tokio::time::interval(stall / 10);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut taken = 0;
+        while let Ok(Some(some)) = recv.read(&mut [0; 512]).await {
+            taken += some;
+            due.tick().await;
+        }
+        taken
+    };
+    let (outcome, taken) =
+        soon(async { tokio::join!(writer.send_all_within(&mut frames, stall), trickle) }).await;
+    assert_eq!(outcome, Err(LinkError::Stalled));
+    assert!(taken < 64 << 10, "{taken}");
 }
 
 #[tokio::test]

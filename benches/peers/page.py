@@ -37,7 +37,7 @@ def number(value, digits=3):
 def write(results, out):
     cells, machine = results["cells"], results["machine"]
     parts = [about(machine)]
-    for draw in (fanout, memory, latency, path, durable, wrap, removal):
+    for draw in (targets, fanout, growth, memory, latency, path, durable, wrap, removal):
         text = draw(cells, out)
         if text:
             parts.append(text)
@@ -50,6 +50,78 @@ def about(machine):
             f"{' with AVX-512 IFMA' if machine['avx512ifma'] else ''}, Linux {machine['kernel']}; medians of {machine['rounds']} "
             f"rounds of {machine['seconds']} s a cell, peers in turn; load average before {load('load_before')}, after "
             f"{load('load_after')}; commit {''.join(machine['commit'])}. {'; '.join(machine['versions'])}.")
+
+
+def targets(cells, out):
+    """What was aimed at, beside what came out."""
+    rows = []
+
+    def row(what, aim, value, met, unit=" ×"):
+        if value is not None:
+            rows.append([what, aim, f"{number(value)}{unit}", "met" if met(value) else "**missed**"])
+
+    def ratio(one, other):
+        return one / other if one and other else None
+
+    def best_nats(part, field, take, **wish):
+        values = [(find(cells, part, name, **wish) or {}).get(field) for name in ("nats-2.9", "nats-2.15.1")]
+        values = [value for value in values if value]
+        return take(values) if values else None
+
+    wrap_of = find(cells, "wrap", "ours, naive, hpke", members=10000)
+    if wrap_of:
+        age = (find(cells, "wrap", "age", members=10000) or {}).get("encrypt_us_per_recipient")
+        row("fresh wrap : ladder doing the same", "≤ 0.45", ratio(wrap_of["fresh_us"], wrap_of["naive_shared_us"]), lambda v: v <= 0.45)
+        row("age : fresh wrap", "≥ 3", ratio(age, wrap_of["fresh_us"]), lambda v: v >= 3)
+        row("hpke : fresh wrap", "≥ 4", ratio(wrap_of["hpke_us"], wrap_of["fresh_us"]), lambda v: v >= 4)
+        row("rewrap, a member", "≤ 0.8 µs", wrap_of["rewrap_us"], lambda v: v <= 0.8, " µs")
+        row("ladder : rewrap", "≥ 50", ratio(wrap_of["naive_shared_us"], wrap_of["rewrap_us"]), lambda v: v >= 50)
+    for members in (1000, 10000):
+        got = find(cells, "removal", "all", members=members)
+        if got:
+            least = min(got["openmls"]["publisher_ms"], got["mls_rs"]["publisher_ms"])
+            row(f"removal at {members:,}: the faster MLS : ours", "≥ 20", ratio(least, got["ours"]["publisher_ms"]), lambda v: v >= 20)
+            row(f"removal at {members:,}: a member downloads", "≤ 800 B", got["ours"]["download_bytes"], lambda v: v <= 800, " B")
+    best = find(cells, "removal", "mls-rs, best case")
+    small = find(cells, "removal", "all", members=1000)
+    if best and small:
+        row("removal at 1,000: mls-rs at its best : ours", "> 1",
+            ratio(best["mls_rs_best"]["publisher_ms"], small["ours"]["publisher_ms"]), lambda v: v > 1)
+    per_s = "deliveries_per_cpu_s"
+    for size, subscribers, aim in [(100, 10, 1.2), (100, 100, 1.0), (100, 1000, 1.0)]:
+        wish = dict(size=size, subscribers=subscribers)
+        ours = (find(cells, "fanout", "ours", **wish) or {}).get(per_s)
+        what = f"fan-out, {size} B × {subscribers:,}: ours : "
+        row(what + "the faster NATS", f"≥ {aim}", ratio(ours, best_nats("fanout", per_s, max, **wish)), lambda v: v >= aim)
+        row(what + "mosquitto", "≥ 10", ratio(ours, (find(cells, "fanout", "mosquitto", **wish) or {}).get(per_s)), lambda v: v >= 10)
+        row(what + "bare QUIC", "≥ 0.85", ratio(ours, (find(cells, "fanout", "bare", **wish) or {}).get(per_s)), lambda v: v >= 0.85)
+    for subscribers in (10, 100):
+        wish = dict(size=1024, subscribers=subscribers)
+        what = f"fan-out, 1,024 B × {subscribers:,}: ours : "
+        ours = (find(cells, "fanout", "ours", **wish) or {}).get(per_s)
+        row(what + "bare QUIC", "≥ 0.85", ratio(ours, (find(cells, "fanout", "bare", **wish) or {}).get(per_s)), lambda v: v >= 0.85)
+        large = (find(cells, "fanout", "ours, 6,000-byte datagrams", **wish) or {}).get(per_s)
+        row(f"the same in 6,000-byte datagrams × {subscribers}: ours : the faster NATS", "≥ 1.8",
+            ratio(large, best_nats("fanout", per_s, max, **wish)), lambda v: v >= 1.8)
+    for key in ("p50_us", "p99_us"):
+        ours = (find(cells, "latency", "ours") or {}).get("latency") or {}
+        theirs = [(find(cells, "latency", name) or {}).get("latency", {}).get(key) for name in ("nats-2.9", "nats-2.15.1")]
+        theirs = [value for value in theirs if value]
+        if theirs:
+            row(f"latency of the hop, {key[:3]}: ours : the faster NATS", "≤ 1.5", ratio(ours.get(key), min(theirs)), lambda v: v <= 1.5)
+    for size in (100, 1024):
+        wish = dict(size=size, in_flight=1000)
+        field = "acknowledged_per_s"
+        ours, theirs = ((find(cells, "durable", name, **wish) or {}).get(field) for name in ("ours", "jetstream"))
+        row(f"durable, {size:,} B: ours : JetStream", "≥ 20", ratio(ours, theirs), lambda v: v >= 20)
+    behind = find(cells, "memory", "ours")
+    if behind:
+        least = best_nats("memory", "resident_max", min)
+        row("memory at 1,000 subscribers that lag: ours : the smaller NATS", "≤ 0.2", ratio(behind["resident_max"], least), lambda v: v <= 0.2)
+    few, many = (find(cells, "growth", "ours", subscribers=count) for count in (100, 10000))
+    if few and many:
+        row("growth, 10,000 subscribers : 100", "≥ 0.5", ratio(many[per_s], few[per_s]), lambda v: v >= 0.5)
+    return "### Targets\n\n" + table(["", "target", "measured", ""], rows) if rows else None
 
 
 def fanout(cells, out):
@@ -98,15 +170,32 @@ def fanout(cells, out):
 def memory(cells, out):
     rows, group = [], []
     for name in names(cells, "fanout"):
-        result = find(cells, "fanout", name, size=100, subscribers=1000)
-        if result:
-            rows.append([name, f"{result['resident_max'] / 1e6:,.0f} MB", f"{result['resident'] / 1e6:,.0f} MB"])
-            group.append((name, result["resident_max"] / 1e6))
+        close = find(cells, "fanout", name, size=100, subscribers=1000)
+        behind = find(cells, "memory", name)
+        if close or behind:
+            of = lambda result: f"{result['resident_max'] / 1e6:,.0f} MB" if result else "–"
+            rows.append([name, of(close), of(behind)])
+            if behind:
+                group.append((name, behind["resident_max"] / 1e6))
     if not rows:
         return None
-    bars(out / "memory.svg", "Resident memory at most, MB (less is better)", [("1,000 subscribers of 100 B", group)])
-    return ("### Memory at 1,000 subscribers under load (100 B)\n\n" + table(["", "at most", "at the end"], rows)
-            + "\n\n![memory](memory.svg)")
+    bars(out / "memory.svg", "Resident memory at most, MB (less is better)", [("1,000 subscribers, up to 4 MiB behind", group)])
+    return ("### Memory at 1,000 subscribers under load, 100 B: resident at most\n\n"
+            + table(["", "subscribers at most 256 KiB behind", "at most 4 MiB behind"], rows) + "\n\n![memory](memory.svg)")
+
+
+def growth(cells, out):
+    rows = []
+    for name in names(cells, "growth"):
+        cpu = [find(cells, "growth", name, subscribers=count) for count in (100, 1000, 10000)]
+        if all(cpu):
+            rows.append([name, *[f"{one['deliveries_per_cpu_s'] / 1e6:.3g} M" for one in cpu],
+                         f"{cpu[2]['deliveries_per_cpu_s'] / cpu[0]['deliveries_per_cpu_s']:.0%}",
+                         f"{cpu[2]['resident_max'] / 1e6:,.0f} MB"])
+    if not rows:
+        return None
+    return ("### Growth: deliveries per CPU second, 100 B\n\n" + table(
+        ["", "100 subscribers", "1,000", "10,000", "10,000 : 100", "memory at 10,000"], rows))
 
 
 def latency(cells, out):

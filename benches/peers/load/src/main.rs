@@ -71,6 +71,9 @@ pub struct Fanout {
     /// Messages a second, one at a time; 0: as fast as it goes
     #[arg(long, default_value_t = 0)]
     rate: u64,
+    /// KiB by which the publisher may be ahead of the slowest subscriber; 0: 2 MiB, less for many subscribers
+    #[arg(long, default_value_t = 0)]
+    ahead: usize,
     /// Seconds before the measuring
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
@@ -102,7 +105,10 @@ impl Fanout {
 
     /// Messages by which the publisher may be ahead of the slowest subscriber.
     fn ahead(&self) -> u64 {
-        let bytes = ((64 << 20) / self.subscribers).clamp(256 << 10, 2 << 20);
+        let bytes = match self.ahead {
+            0 => ((64 << 20) / self.subscribers).clamp(256 << 10, 2 << 20),
+            kib => kib << 10,
+        };
         (bytes / self.size).max(2 * self.batch()) as u64
     }
 }

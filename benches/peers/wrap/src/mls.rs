@@ -4,6 +4,7 @@
 use mls_rs::client_builder::MlsConfig;
 use mls_rs::identity::SigningIdentity;
 use mls_rs::identity::basic::{BasicCredential as MlsCredential, BasicIdentityProvider};
+use mls_rs::mls_rules::{CommitOptions, DefaultMlsRules};
 use mls_rs::{CipherSuite, CipherSuiteProvider as _, Client, CryptoProvider as _, Group};
 use mls_rs_crypto_rustcrypto::RustCryptoProvider;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
@@ -110,6 +111,8 @@ fn client(name: &str) -> Client<impl MlsConfig + use<>> {
     Client::builder()
         .identity_provider(BasicIdentityProvider)
         .crypto_provider(crypto)
+        // So that whoever adds somebody leaves keys in the tree.
+        .mls_rules(DefaultMlsRules::new().with_commit_options(CommitOptions::new().with_path_required(true)))
         .signing_identity(SigningIdentity::new(credential, public), secret, MLS_RS_SUITE)
         .build()
 }

@@ -232,12 +232,14 @@ impl Acceptor {
         Ok(Verdict::Store)
     }
 
-    /// Whether a beacon is one of `session`'s newest epoch, signed by its key: what is worth relaying.
+    /// Whether a beacon is one of `session`'s newest epoch, signed by its key, and counts no batch that is not held: what is
+    /// worth relaying. What was refused (the fence, a full disk) comes again under another number; a member that waited for
+    /// it would call it withheld.
     pub fn check_beacon(&self, session: &PublicKey, beacon: &Signed<Beacon>) -> Option<Beacon> {
         let lane = self.lanes.get(session).filter(|_| self.roster.chain().may_publish(session))?;
         let parsed = beacon.peek().ok().filter(|beacon| beacon.header_hash == lane.header_hash())?;
         beacon.verify(&lane.header().epoch_vk).ok()?;
-        Some(parsed)
+        (parsed.next_batch_no <= lane.next_batch_no()).then_some(parsed)
     }
 
     /// Takes up, in order, a roster entry that one's own log holds at `at`.

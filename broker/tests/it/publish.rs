@@ -55,13 +55,17 @@ async fn what_comes_again_on_another_connection_is_stored_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     let world = World::new().await;
-    let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let members = [(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)];
+    let (topic, mut admin, owner) = world.topic(&members).await;
     let client = world.client(2).await;
     let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
     let before = hand.batch(b"before the removal, a block or so");
     pipe.record(batch_record(&before)).await;
     pipe.ack().await;
     let old_roster = admin.roster.clone();
+    let reader = world.client(4).await;
+    let mut sub = reader.subscribe(topic, From::Latest, None).await;
+    sub.until_head().await;
     owner.append(topic, &admin.remove(3)).await.unwrap();
 
     pipe.record(batch_record(&before)).await;
@@ -71,6 +75,8 @@ async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     let refusal = pipe.refused().await;
     assert_eq!((refusal.code, refusal.roster_seq), (Code::StaleEpoch, admin.roster.chain().seq()));
     assert_eq!(refusal.record, Some((Epoch(101), Some(BatchNo(1)))));
+    // As its publisher counts before it hears of that: nobody may wait for what comes again under another epoch.
+    pipe.send(Request::Beacon(hand.beacon(&old_roster))).await;
     (hand.last, hand.next) = (last, next);
     let newest = hand.newest.clone();
     let (stale, _) = hand.begin(&old_roster, &[]);
@@ -78,6 +84,10 @@ async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     assert_eq!(pipe.refused().await.code, Code::StaleEpoch);
     (hand.newest, hand.last, hand.next) = (newest, last, next);
     client.begin(&mut pipe, topic, &mut hand, &admin, &[1]).await;
+    pipe.send(Request::Beacon(hand.beacon(&admin.roster))).await;
+    let told = sub.until(|reply| matches!(reply, Reply::Beacon(..))).await;
+    let Some(Reply::Beacon(_, told)) = told.last() else { panic!() };
+    assert_eq!(told.peek().unwrap().header_hash, hand.last, "the first that it is told is of the new epoch");
     pipe.batch(&mut hand, b"for those who stayed").await;
 }
 

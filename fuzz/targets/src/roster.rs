@@ -297,7 +297,9 @@ impl World {
         let newest = self.acceptor.lane(&publisher).map(|lane| lane.header_hash());
         let relayed = self.acceptor.check_beacon(&publisher, &beacon);
         let own = newest == self.pens[n].newest.as_ref().map(|(signed, _)| signed.hash());
-        assert_eq!(relayed.is_some(), own && flip == 0 && self.chain.may_publish(&publisher));
+        let counted = beacon.peek().expect("its own beacon").next_batch_no;
+        let held = self.acceptor.lane(&publisher).is_some_and(|lane| counted <= lane.next_batch_no());
+        assert_eq!(relayed.is_some(), own && held && flip == 0 && self.chain.may_publish(&publisher));
         if relayed.is_some() {
             reached.mark("beacon");
         }

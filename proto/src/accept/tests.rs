@@ -299,11 +299,11 @@ fn beacons_of_the_newest_epoch_are_worth_relaying() {
     let mut hand = Hand::new(2);
     let header = hand.header(acceptor.roster(), 10, Mode::Fresh);
     acceptor.accept_header(&hand.public(), &header, true, Offset(1)).unwrap();
-    let beacon = |header_hash, key: &SigningKey| {
+    let counting = |header_hash, key: &SigningKey, next_batch_no| {
         let (roster_seq, roster_hash) = (RosterSeq(1), Hash::ZERO);
         let beacon = Beacon {
             header_hash,
-            next_batch_no: BatchNo(0),
+            next_batch_no,
             last_batch_hash: header_hash,
             roster_seq,
             roster_hash,
@@ -311,7 +311,10 @@ fn beacons_of_the_newest_epoch_are_worth_relaying() {
         };
         Signed::sign(&beacon, key)
     };
+    let beacon = |header_hash, key: &SigningKey| counting(header_hash, key, BatchNo(0));
     assert!(acceptor.check_beacon(&hand.public(), &beacon(header.hash(), &hand.key)).is_some());
+    let of_more = counting(header.hash(), &hand.key, BatchNo(1));
+    assert!(acceptor.check_beacon(&hand.public(), &of_more).is_none(), "no batch of it is held");
     assert!(acceptor.check_beacon(&hand.public(), &beacon(Hash([1; 32]), &hand.key)).is_none());
     assert!(acceptor.check_beacon(&hand.public(), &beacon(header.hash(), hand.id.signing_key())).is_none());
     assert!(acceptor.check_beacon(&owner.public(), &beacon(header.hash(), &hand.key)).is_none());

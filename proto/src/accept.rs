@@ -236,10 +236,16 @@ impl Acceptor {
     /// worth relaying. What was refused (the fence, a full disk) comes again under another number; a member that waited for
     /// it would call it withheld.
     pub fn check_beacon(&self, session: &PublicKey, beacon: &Signed<Beacon>) -> Option<Beacon> {
+        let lane = self.lanes.get(session)?;
+        self.verify_beacon(session, beacon).filter(|it| it.next_batch_no <= lane.next_batch_no())
+    }
+
+    /// Whether a beacon is one of `session`'s newest epoch, signed by its key.
+    pub fn verify_beacon(&self, session: &PublicKey, beacon: &Signed<Beacon>) -> Option<Beacon> {
         let lane = self.lanes.get(session).filter(|_| self.roster.chain().may_publish(session))?;
         let parsed = beacon.peek().ok().filter(|beacon| beacon.header_hash == lane.header_hash())?;
         beacon.verify(&lane.header().epoch_vk).ok()?;
-        (parsed.next_batch_no <= lane.next_batch_no()).then_some(parsed)
+        Some(parsed)
     }
 
     /// Takes up, in order, a roster entry that one's own log holds at `at`.

@@ -62,6 +62,8 @@ SUITES = {
     "broker": ["-p", "sealcast-broker", "--lib"],
     "broker-it": ["-p", "sealcast-broker", "--test", "it"],
     "it": ["-p", "sealcast", "--test", "it"],
+    # Compiled without optimisation, a value that is moved leaves a copy behind on the stack.
+    "memory": ["--config", "profile.dev.opt-level=1", "-p", "sealcast", "--test", "it"],
 }
 
 

@@ -266,7 +266,8 @@ impl Actor {
 
     /// A sign of life that came to an edge, this one or another.
     pub(super) fn sign(&self, sign: Sign) {
-        let known = || self.machine.acceptor().check_beacon(&sign.publisher, &sign.beacon).is_some();
+        // The edge that tells of it has what it counts; here that may still come.
+        let known = || self.machine.acceptor().verify_beacon(&sign.publisher, &sign.beacon).is_some();
         if self.topic.has_listeners() && known() {
             let after = sign.after.max(self.machine.next_offset());
             self.topic.relay(Sign { after, ..sign });

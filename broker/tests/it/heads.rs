@@ -1,10 +1,10 @@
-use sealcast_proto::frame::{From, Reply, Request};
+use sealcast_proto::frame::{Code, From, Reply, Request};
 use sealcast_proto::object::RosterHead;
 use sealcast_proto::roster::{Op, Role, RosterChain};
-use sealcast_proto::{Offset, RosterSeq, Signed, TopicId};
+use sealcast_proto::{Hash, Offset, RosterSeq, Signed, TopicId};
 
-use crate::hand::{Admin, genesis, key};
-use crate::world::{Client, World, entries};
+use crate::hand::{Admin, genesis, identity, key};
+use crate::world::{Client, World, code, entries};
 
 async fn put(client: &Client, topic: TopicId, head: &Signed<RosterHead>) {
     client.request(vec![Request::PutHead(topic, head.clone())]).await.unwrap();
@@ -127,4 +127,30 @@ async fn only_the_owners_head_lets_a_subscription_begin() {
     put(&second, topic, &asserted).await;
     let replies = world.client(3).await.read_all(topic, From::Latest, None).await;
     assert_eq!((entries(&replies).len(), heads(&replies)), (3, vec![&asserted]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_admins_word_about_the_newest_entry_is_taken() {
+    let world = World::new().await;
+    let (topic, admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let genuine = admin.head_by(1, 5);
+    let body = genuine.peek().unwrap();
+    let forged = [
+        Signed::sign(&body, identity(3).signing_key()),
+        Signed::sign(&RosterHead { hash: Hash([9; 32]), ..body.clone() }, identity(1).signing_key()),
+        Signed::sign(&RosterHead { seq: RosterSeq(9), ..body.clone() }, identity(1).signing_key()),
+        admin.head_by(2, 5),
+    ];
+    for head in forged {
+        owner.request(vec![Request::PutHead(topic, head)]).await.unwrap_err();
+    }
+    let publisher = world.client(2).await;
+    assert_eq!(
+        code(publisher.request(vec![Request::PutHead(topic, genuine.clone())]).await),
+        Code::NotAllowed
+    );
+    let reader = world.client(3).await;
+    assert!(heads(&reader.read_all(topic, From::Latest, None).await).is_empty());
+    put(&owner, topic, &genuine).await;
+    assert_eq!(heads(&reader.read_all(topic, From::Latest, None).await), [&genuine]);
 }

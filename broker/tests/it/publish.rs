@@ -132,6 +132,11 @@ async fn a_header_needs_its_whole_table() {
     }
     pipe.record(header_record(&header)).await;
     assert_eq!(pipe.refused().await.code, Code::NoTable);
+    // Whole and as long, but another header's.
+    let other = crate::hand::table(&[admin.index(1), admin.index(3)], 99);
+    client.upload(topic, &other).await.unwrap();
+    pipe.record(header_record(&header)).await;
+    assert_eq!(pipe.refused().await.code, Code::NoTable);
     client.upload(topic, &table).await.unwrap();
     pipe.record(header_record(&header)).await;
     pipe.ack().await;

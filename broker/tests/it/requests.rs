@@ -4,18 +4,21 @@ use sealcast_broker::Limits;
 use sealcast_proto::frame::{Code, Reply, Request};
 use sealcast_proto::object::{Mode, Prekey};
 use sealcast_proto::roster::Role;
+use sealcast_proto::slot::table_hash;
 use sealcast_proto::{Epoch, Offset, RosterSeq, Signed, TopicId};
 
-use crate::hand::{genesis, identity, key};
-use crate::world::{World, code, entries, epochs};
+use crate::hand::{genesis, identity, key, table};
+use crate::world::{World, code, entries, epochs, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_created_once_and_by_its_owner() {
     let world = World::new().await;
-    let (topic, _, signed) = genesis(3);
+    let (topic, unsigned, signed) = genesis(3);
     let stranger = world.client(2).await;
     assert_eq!(code(stranger.create(&signed).await), Code::NotAllowed);
     let owner = world.client(1).await;
+    let forged = Signed::sign(&unsigned, identity(2).signing_key());
+    assert_eq!(code(owner.create(&forged).await), Code::Malformed);
     owner.create(&signed).await.unwrap();
     owner.create(&signed).await.unwrap();
     let Reply::Topic(info) = owner.request(vec![Request::FetchTopic(topic)]).await.unwrap() else { panic!() };
@@ -110,6 +113,40 @@ async fn epochs_can_be_fetched_with_the_own_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_come_from_publishers_and_so_many_at_a_time() {
+    let world = World::with(Limits { uploads_per_identity: 1, ..Limits::default() }).await;
+    let members = [(2, Role::Publisher), (3, Role::Reader), (4, Role::Publisher)];
+    let (topic, admin, _owner) = world.topic(&members).await;
+    let table = table(&[admin.index(3)], 1);
+    assert_eq!(code(world.client(3).await.upload(topic, &table).await), Code::NotAllowed);
+    let publisher = world.client(2).await;
+    publisher.upload(topic, &table).await.unwrap();
+    let first = Request::UploadTable { topic, slot_count: 1, slots_hash: table_hash(&table) };
+    let _under_way = publisher.open(first).await;
+    // Until the broker has seen that one.
+    soon(async { while publisher.upload(topic, &table).await.is_ok() {} }).await;
+    assert_eq!(code(publisher.upload(topic, &table).await), Code::Busy);
+    world.client(4).await.upload(topic, &table).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_fetches_no_later_epoch() {
+    let world = World::new().await;
+    let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let client = world.client(2).await;
+    let (mut pipe, mut hand) = client.publisher(topic, 2, &admin, &[3]).await;
+    owner.append(topic, &admin.remove(3)).await.unwrap();
+    client.begin(&mut pipe, topic, &mut hand, &admin, &[]).await;
+    let removed = world.client(3).await;
+    let ask = |epoch| Request::FetchEpochs { topic, publisher: key(2), epoch: Epoch(epoch) };
+    for (client, newest) in [(&removed, 101), (&owner, 102)] {
+        let replies = client.fetch(ask(102)).await.unwrap();
+        let shown: Vec<_> = epochs(&replies).iter().map(|it| it.header.peek().unwrap().epoch.0).collect();
+        assert_eq!(shown.last(), Some(&newest), "{shown:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prekeys_are_put_by_their_owners_and_only_newer_ones() {
     let world = World::new().await;
     let (topic, ..) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
@@ -133,6 +170,8 @@ async fn prekeys_are_put_by_their_owners_and_only_newer_ones() {
     assert_eq!(code(put(make(3, now + 2 * 24 * 3600)).await), Code::Malformed);
     assert_eq!(code(put(make(3, now - 7_200)).await), Code::Malformed);
     assert_eq!(code(put(make(2, now)).await), Code::NotAllowed);
+    let forged = Signed::sign(&make(3, now + 1).peek().unwrap(), identity(2).signing_key());
+    assert_eq!(code(put(forged).await), Code::Malformed);
     put(make(3, now + 1)).await.unwrap();
     let stranger = world.client(9).await;
     assert_eq!(code(stranger.request(vec![Request::PutPrekey(topic, make(9, now))]).await), Code::NotAllowed);

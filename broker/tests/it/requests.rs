@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use sealcast_broker::Limits;
+use sealcast_broker::{Broker, Config, Limits};
 use sealcast_proto::frame::{Code, Reply, Request};
 use sealcast_proto::object::{Mode, Prekey};
 use sealcast_proto::roster::Role;
@@ -25,6 +25,17 @@ async fn a_topic_is_created_once_and_by_its_owner() {
     assert_eq!((info.genesis, info.roster_seq, info.next_offset), (signed, RosterSeq(0), Offset(0)));
     assert_eq!(code(stranger.request(vec![Request::FetchTopic(topic)]).await), Code::NotAllowed);
     assert_eq!(code(owner.request(vec![Request::FetchTopic(TopicId([1; 32]))]).await), Code::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_owners_are_named_only_they_create_topics() {
+    let mut world = World::not_started();
+    let config = Config { owners: vec![key(2)], ..world.config() };
+    world.broker = Some(Broker::start(config).await.unwrap());
+    assert_eq!(code(world.client(1).await.create(&genesis(3).2).await), Code::NotAllowed);
+    let config = Config { owners: vec![key(2), key(1)], ..world.config() };
+    world.broker.as_ref().unwrap().reload(&config);
+    world.client(1).await.create(&genesis(3).2).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! age by hand: a file key wrapped for N recipients. Prints one JSON object.
 //!
 //! `peers-age wrap N`: a file of 32 bytes for N recipients. `peers-age message SIZE N`: one message as one age file for N
-//! recipients, encrypted and, by one of them, decrypted.
+//! recipients, encrypted and, by one of them, decrypted. (Only there: of 1,000 the last one takes 12 s to find its stanza.)
 
 use std::io::{Read as _, Write as _};
 
@@ -36,6 +36,9 @@ fn main() {
         }
         encrypt.push((cpu_s() - from) * 1e6 / times as f64);
         bytes = file.len();
+        if args[1] == "wrap" {
+            continue;
+        }
         let last = identities.last().expect("one");
         let from = cpu_s();
         let decryptor = age::Decryptor::new(&file[..]).expect("a header");
@@ -46,17 +49,17 @@ fn main() {
         assert_eq!(got, message);
     }
     let encrypt = median(encrypt);
-    println!(
-        "{}",
-        serde_json::json!({
-            "recipients": count,
-            "size": size,
-            "encrypt_us": encrypt,
-            "encrypt_us_per_recipient": encrypt / count as f64,
-            "decrypt_us": median(decrypt),
-            "bytes": bytes,
-        })
-    );
+    let mut result = serde_json::json!({
+        "recipients": count,
+        "size": size,
+        "encrypt_us": encrypt,
+        "encrypt_us_per_recipient": encrypt / count as f64,
+        "bytes": bytes,
+    });
+    if !decrypt.is_empty() {
+        result["decrypt_us"] = median(decrypt).into();
+    }
+    println!("{result}");
 }
 
 /// CPU time of this process: other programs do not count.

@@ -5,17 +5,18 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::certs;
 use crate::load::{Load, message, number};
-use crate::{Fanout, certs};
+use crate::plan::Fanout;
 
 /// Bytes of a slab.
 const SLAB: usize = 64 << 10;
@@ -64,9 +65,8 @@ async fn connection(incoming: quinn::Incoming, subscribers: Subscribers) -> Resu
         slab.extend_from_slice(&chunk.bytes);
         // What else has arrived goes with it.
         while slab.len() < SLAB {
-            let more = tokio::time::timeout(Duration::ZERO, recv.read_chunk(SLAB - slab.len(), true)).await;
-            match more {
-                Ok(Ok(Some(chunk))) => slab.extend_from_slice(&chunk.bytes),
+            match recv.read_chunk(SLAB - slab.len(), true).now_or_never() {
+                Some(Ok(Some(chunk))) => slab.extend_from_slice(&chunk.bytes),
                 _ => break,
             }
         }

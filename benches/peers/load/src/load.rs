@@ -9,7 +9,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{Fanout, process};
+use crate::plan::Fanout;
+use crate::process;
 
 /// How long a publisher that is too far ahead waits before it looks again.
 const HOLD: Duration = Duration::from_millis(1);

@@ -9,15 +9,16 @@ mod certs;
 mod durable;
 mod load;
 mod ours;
+mod plan;
 mod process;
 mod tcp;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use plan::Fanout;
 
 #[derive(Parser)]
 struct Cli {
@@ -49,68 +50,6 @@ pub enum Peer {
     Bare,
     Nats,
     Mqtt,
-}
-
-#[derive(Args, Clone)]
-pub struct Fanout {
-    peer: Peer,
-    /// An address, or our broker's link
-    #[arg(long)]
-    server: String,
-    /// The server's process
-    #[arg(long)]
-    pid: u32,
-    #[arg(long, default_value_t = 10)]
-    subscribers: usize,
-    /// Bytes of a message
-    #[arg(long, default_value_t = 100)]
-    size: usize,
-    /// Messages handed over at a time; 0: what fits 64 KiB
-    #[arg(long, default_value_t = 0)]
-    batch: usize,
-    /// Messages a second, one at a time; 0: as fast as it goes
-    #[arg(long, default_value_t = 0)]
-    rate: u64,
-    /// KiB by which the publisher may be ahead of the slowest subscriber; 0: 2 MiB, less for many subscribers
-    #[arg(long, default_value_t = 0)]
-    ahead: usize,
-    /// Seconds before the measuring
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Seconds of measuring
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
-    /// Upper bound of path MTU discovery
-    #[arg(long, default_value_t = 1452)]
-    mtu: u16,
-}
-
-impl Fanout {
-    fn warm_up(&self) -> Duration {
-        Duration::from_secs_f64(self.warm_up)
-    }
-
-    fn measured(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
-    }
-
-    /// Messages handed over at a time.
-    fn batch(&self) -> usize {
-        match (self.batch, self.rate) {
-            (0, 0) => ((64 << 10) / (self.size + 16)).max(1),
-            (0, _) => 1,
-            (batch, _) => batch,
-        }
-    }
-
-    /// Messages by which the publisher may be ahead of the slowest subscriber.
-    fn ahead(&self) -> u64 {
-        let bytes = match self.ahead {
-            0 => ((64 << 20) / self.subscribers).clamp(256 << 10, 2 << 20),
-            kib => kib << 10,
-        };
-        (bytes / self.size).max(2 * self.batch()) as u64
-    }
 }
 
 #[tokio::main(flavor = "current_thread")]

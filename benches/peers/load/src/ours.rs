@@ -17,8 +17,8 @@ use sealcast_proto::record::Record;
 use sealcast_proto::{Epoch, Hash, Seq, SlotSource};
 use serde_json::Value;
 
-use crate::Fanout;
 use crate::load::{Load, message};
+use crate::plan::Fanout;
 
 /// Handshakes under way at once.
 const AT_ONCE: usize = 32;

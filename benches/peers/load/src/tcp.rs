@@ -11,7 +11,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::load::{Load, message, number};
-use crate::{Fanout, Peer, certs};
+use crate::plan::Fanout;
+use crate::{Peer, certs};
 
 /// Bytes read at a time, at most.
 const READ: usize = 64 << 10;

@@ -1,7 +1,8 @@
 //! What it costs to give N members a key, and to take one of them out: ours and others', in one process, in turn.
 //!
 //! `peers-wrap wrap N`, `peers-wrap removal N`, `peers-wrap best N` (mls-rs where every member has committed before). One
-//! thread (RAYON_NUM_THREADS=1). Prints one JSON object of medians.
+//! thread (RAYON_NUM_THREADS=1). `peers-wrap pace N`: fresh wraps on the clock, with as many threads as that says. Prints
+//! one JSON object of medians.
 
 #[path = "../../../members.rs"]
 mod members;
@@ -26,7 +27,8 @@ fn main() {
             "mls_rs": mls::mls_rs(members),
         }),
         "best" => mls::mls_rs_best(members),
-        other => panic!("wrap, removal or best, not {other}"),
+        "pace" => wrap::pace(members),
+        other => panic!("wrap, removal, best or pace, not {other}"),
     };
     println!("{result}");
 }

@@ -1,5 +1,7 @@
 //! A key for N members who are strangers to each other.
 
+use std::time::{Duration, Instant};
+
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -11,6 +13,9 @@ use sealcast_proto::{Epoch, Identity, RosterSeq};
 use serde_json::{Value, json};
 
 use crate::{ROUNDS, median, members, naive, timed};
+
+/// How long [`pace`] goes on.
+const PACED: Duration = Duration::from_secs(2);
 
 type Key = <X25519HkdfSha256 as hpke::Kem>::PublicKey;
 
@@ -45,6 +50,23 @@ pub fn run(count: u32) -> Value {
         "rewrap_us": rewrap_us,
         "hpke_us": hpke,
     })
+}
+
+/// Fresh wraps one after the other for two seconds: members wrapped a second of the clock. Several threads, or several
+/// processes at once, are compared by this.
+pub fn pace(count: u32) -> Value {
+    let rng = &mut StdRng::seed_from_u64(1);
+    let (plan, targets) = members::topic(count, rng);
+    let wrap = |rng: &mut StdRng| drop(std::hint::black_box(fresh(&plan, &targets, rng)));
+    // The members' points are made the first time.
+    wrap(rng);
+    let (from, mut wraps) = (Instant::now(), 0);
+    while from.elapsed() < PACED {
+        wrap(rng);
+        wraps += 1;
+    }
+    let per_s = f64::from(wraps) * f64::from(count) / from.elapsed().as_secs_f64();
+    json!({ "members": count, "threads": rayon::current_num_threads(), "wraps_per_s": per_s })
 }
 
 /// HPKE as one uses it: each recipient an encapsulation and a sealed key.

@@ -388,10 +388,11 @@ impl Actor {
 
     fn append(&mut self, append: Append, round: &mut Round) {
         let topic = self.topic.id();
-        let Append { offset, stored_ms, record, index, sync } = append;
+        let Append { offset, stored_ms, record, index, sync, reserve } = append;
         // What was read back from the cluster is safe there: here it need not be.
         round.sync |= sync && self.ordered.is_none();
         round.writes.push(Write::Append { topic, offset, stored_ms, record: record.clone() });
+        round.writes.extend(reserve.map(|below| Write::Reserve { topic, below }));
         match index {
             Index::Roster { seq, bundle } => {
                 round.writes.push(Write::Roster { topic, seq, offset, bundle });

@@ -92,6 +92,9 @@ impl Log for Faulty {
     fn bounds(&self, topic: &TopicId) -> Result<Bounds> {
         self.inner.bounds(topic)
     }
+    fn reserved(&self, topic: &TopicId) -> Result<Offset> {
+        self.inner.reserved(topic)
+    }
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>> {
         let mut read = self.inner.read(topic, from, max_bytes)?;
         let damaged = self.damaged.lock().unwrap();

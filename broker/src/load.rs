@@ -48,9 +48,8 @@ impl LoadError {
     }
 }
 
-/// Reads a topic's roster and its publishers' newest epochs. Nothing appended later than this call is seen. Offsets below
-/// `past` were given out before.
-pub fn load(log: &dyn Log, topic: TopicId, genesis: &Genesis, past: Offset) -> Result<Loaded, LoadError> {
+/// Reads a topic's roster and its publishers' newest epochs. Nothing appended later than this call is seen.
+pub fn load(log: &dyn Log, topic: TopicId, genesis: &Genesis) -> Result<Loaded, LoadError> {
     let damaged = |why: String| LoadError::Damaged { topic: topic.short(), why };
     let mut acceptor = Acceptor::new(topic, genesis);
     let mut index = RosterIndex::default();
@@ -84,11 +83,14 @@ pub fn load(log: &dyn Log, topic: TopicId, genesis: &Genesis, past: Offset) -> R
         }
         Err(error) => return Err(error.into()),
     };
-    let mut next = bounds.next.max(past);
-    if next.0 > 0 && acceptor.roster().chain().policy().durability == Durability::Memory {
-        next = Offset(next.0.saturating_add(limits::MEMORY_OFFSET_SKIP));
+    let mut reserved = log.reserved(&topic)?;
+    let memory = acceptor.roster().chain().policy().durability == Durability::Memory;
+    if memory && reserved == Offset(0) && bounds.next > Offset(0) {
+        // It was imported, or written by a broker that reserved nothing: what was given out there is not known.
+        reserved = Offset(bounds.next.0.saturating_add(limits::OFFSETS_RESERVED));
     }
-    let mut machine = TopicMachine::new(acceptor, next, stored_ms, log.level());
+    let next = bounds.next.max(reserved);
+    let mut machine = TopicMachine::new(acceptor, next, stored_ms, log.level()).reserved(reserved);
     for (change, offset) in &changes {
         machine.restore_removed(change, *offset);
     }
@@ -147,4 +149,112 @@ pub fn kept<T: Object>(bytes: &Bytes) -> Result<Signed<T>, LogError> {
     let damaged = || LogError::Corrupt(format!("{} is not one", T::KIND));
     let signature = bytes.get(..64).ok_or_else(damaged)?;
     Signed::from_parts(bytes.slice(64..), signature).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use sealcast_proto::accept::BatchClaim;
+    use sealcast_proto::policy::Policy;
+    use sealcast_proto::roster::{Op, Role};
+
+    use super::*;
+    use crate::hand::{Admin, Hand, batch_record, genesis, header_record, key};
+    use crate::store::{MemoryLog, Write};
+    use crate::topic::{Append, Effect, Effects, Incoming, Index, Input, SessionId, Table, Ticket};
+
+    /// A `memory` topic whose disk takes what must be synced, with what came before it; a crash loses the rest.
+    struct Topic {
+        id: TopicId,
+        genesis: Genesis,
+        log: MemoryLog,
+        machine: TopicMachine,
+        unsynced: Vec<Write>,
+        /// Where a record was shown.
+        shown: Vec<Offset>,
+    }
+
+    impl Topic {
+        fn handle(&mut self, input: Input) {
+            let mut effects = Effects::new();
+            self.machine.handle(input, 1_000, &mut effects);
+            let mut sync = false;
+            for effect in effects {
+                match effect {
+                    Effect::Append(append) => {
+                        sync |= append.sync;
+                        self.append(append);
+                    }
+                    Effect::Readable(readable) => self.shown.push(readable.offset),
+                    Effect::Refuse(_, refusal) | Effect::Roster(_, Err(refusal)) => panic!("{refusal:?}"),
+                    _ => {}
+                }
+            }
+            if sync {
+                self.log.write(&std::mem::take(&mut self.unsynced), true).unwrap();
+                self.handle(Input::Committed(self.machine.next_offset()));
+            }
+        }
+
+        fn append(&mut self, append: Append) {
+            let (topic, Append { offset, stored_ms, record, index, reserve, .. }) = (self.id, append);
+            self.unsynced.push(Write::Append { topic, offset, stored_ms, record: record.clone() });
+            self.unsynced.extend(reserve.map(|below| Write::Reserve { topic, below }));
+            let write = match index {
+                Index::Roster { seq, bundle } => Write::Roster { topic, seq, offset, bundle },
+                Index::Epoch { publisher, epoch, table } => {
+                    self.unsynced.push(Write::Publisher { topic, publisher, state: Bytes::new() });
+                    Write::Epoch { topic, publisher, epoch, offset, header: record, table }
+                }
+                Index::Batch { publisher, epoch, batch_no, digest } => {
+                    Write::Batch { topic, publisher, epoch, batch_no, offset, digest }
+                }
+            };
+            self.unsynced.push(write);
+        }
+
+        fn publish(&mut self, hand: &Hand, incoming: Incoming) {
+            self.handle(Input::Publish { session: SessionId(1), identity: hand.id.public(), incoming });
+        }
+
+        fn batch(&mut self, hand: &mut Hand) {
+            let record = hand.batch(b"noise");
+            let header = hand.newest.as_ref().unwrap();
+            let mut claim = Box::new(BatchClaim::read(&record).unwrap());
+            claim.verify(&header.hash(), &header.peek().unwrap().epoch_vk);
+            self.publish(hand, Incoming::Batch { claim, record: batch_record(&record) });
+        }
+
+        fn crash(&mut self) {
+            self.unsynced.clear();
+            self.machine = load(&self.log, self.id, &self.genesis).unwrap().machine;
+        }
+    }
+
+    #[test]
+    fn however_often_it_crashes_a_memory_topic_gives_no_offset_out_twice() {
+        let (id, genesis, signed) = genesis(0);
+        let log = MemoryLog::new();
+        log.write(&[Write::CreateTopic { topic: id, genesis: keep(&signed) }], true).unwrap();
+        let machine = load(&log, id, &genesis).unwrap().machine;
+        let mut admin = Admin::new(id, &genesis);
+        let mut topic = Topic { id, genesis, log, machine, unsynced: vec![], shown: vec![] };
+        let policy = Policy { durability: Durability::Memory, ..Policy::default() };
+        let bundle =
+            admin.entry(&[Op::Add { identity: key(2), role: Role::Publisher }, Op::set_policy(policy)]);
+        topic.handle(Input::Roster { ticket: Ticket(1), bundle });
+        let mut hand = Hand::new(2);
+        let (header, _) = hand.begin(&admin.roster, &[]);
+        topic.publish(&hand, Incoming::Header { header: header.clone(), table: Table::Empty });
+        topic.batch(&mut hand);
+        for _ in 0..3 {
+            topic.crash();
+            // What the crash left, and on from there: other bytes under the next number.
+            let lane = topic.machine.acceptor().lane(&hand.id.public()).unwrap();
+            (hand.next, hand.last) = (lane.next_batch_no().0, lane.last_hash());
+            topic.batch(&mut hand);
+            topic.batch(&mut hand);
+        }
+        assert!(topic.shown.len() >= 9 && topic.shown.is_sorted_by(|a, b| a < b), "{:?}", topic.shown);
+        assert_eq!(header_record(&header), topic.log.read(&id, Offset(1), 1).unwrap()[0].record);
+    }
 }

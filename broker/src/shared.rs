@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use bytes::Bytes;
 use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::object::Genesis;
-use sealcast_proto::{Offset, PublicKey, Signed, TopicId};
+use sealcast_proto::{PublicKey, Signed, TopicId};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
@@ -184,7 +184,7 @@ impl Shared {
         // First the writer, then the reading: see Commit::writer.
         let writer = self.storage.commit.writer();
         let born = origin.clone();
-        let load = move |log: &dyn Log| Ok(load::load(log, born.id, &born.genesis, Offset(0)));
+        let load = move |log: &dyn Log| Ok(load::load(log, born.id, &born.genesis));
         let mut loaded = self.storage.reads.run(load).await??;
         if let Some(order) = &self.storage.order {
             let next = self.storage.reads.log().bounds(&origin.id)?.next;

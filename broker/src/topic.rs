@@ -44,6 +44,8 @@ pub struct TopicMachine {
     /// For a topic whose order is made elsewhere: where the input at hand stands in it.
     place: Option<Offset>,
     ordered: bool,
+    /// Of a `memory` topic: offsets below may be given out without waiting for the disk.
+    reserved: Offset,
     committed: Offset,
     visible: Offset,
     pending: VecDeque<Pending>,
@@ -65,6 +67,7 @@ impl TopicMachine {
             next_offset,
             place: None,
             ordered: false,
+            reserved: Offset(0),
             committed: next_offset,
             visible: next_offset,
             pending: VecDeque::new(),
@@ -75,6 +78,11 @@ impl TopicMachine {
             removal_spacing_ms: limits::REMOVAL_SPACING_MS,
             failed: false,
         }
+    }
+
+    /// Offsets below `below` were given out before, whether or not the log still holds what stood there.
+    pub fn reserved(self, below: Offset) -> Self {
+        Self { reserved: below, ..self }
     }
 
     /// Notes whom a roster entry read back from the log removed.
@@ -284,7 +292,8 @@ impl TopicMachine {
         effects: &mut Effects,
     ) {
         let (epoch, batch_no) = (claim.batch().epoch, claim.batch().batch_no);
-        let sync = !self.is_memory();
+        // Of a `memory` topic one batch in many waits, for the offsets of those that come after it.
+        let sync = !self.is_memory() || !self.ordered && ack.1.offset >= self.reserved;
         let digest = claim.digest().encode();
         self.append(
             record.clone(),
@@ -366,10 +375,22 @@ impl TopicMachine {
     fn append(&mut self, record: Bytes, index: Index, sync: bool, now_ms: u64, effects: &mut Effects) {
         self.stored_ms = self.stored_ms.max(now_ms);
         let offset = self.at();
-        let append = Append { offset, stored_ms: self.stored_ms, record, index, sync };
+        let reserve = if sync { self.reserve(offset) } else { None };
+        let append = Append { offset, stored_ms: self.stored_ms, record, index, sync, reserve };
         // The end of the range was checked before anything was accepted.
         self.next_offset = Offset(offset.0.saturating_add(1));
         effects.push(Effect::Append(append));
+    }
+
+    /// What is to be reserved together with a record that waits for the disk: early, for as long as such records come, no
+    /// batch has to.
+    fn reserve(&mut self, offset: Offset) -> Option<Offset> {
+        let early = offset.0.saturating_add(limits::OFFSETS_RESERVED / 2);
+        if self.ordered || !self.is_memory() || early < self.reserved.0 {
+            return None;
+        }
+        self.reserved = Offset(offset.0.saturating_add(limits::OFFSETS_RESERVED));
+        Some(self.reserved)
     }
 
     fn stored(

@@ -71,7 +71,7 @@ impl Broker {
         disk.write(vec![Write::CreateTopic { topic: origin.id, genesis }]);
         disk.sync(1);
         let Loaded { machine, index, head } =
-            load(&disk.log, origin.id, &origin.genesis, Offset(0)).expect("an empty log");
+            load(&disk.log, origin.id, &origin.genesis).expect("an empty log");
         Self { origin, disk, machine, index, head, staged: Vec::new(), queue: VecDeque::new(), sessions: 0 }
     }
 
@@ -159,11 +159,12 @@ impl World {
 
     fn append(&mut self, append: Append, writes: &mut Vec<Write>) {
         let topic = self.broker.origin.id;
-        let Append { offset, stored_ms, record, index, sync: _ } = append;
+        let Append { offset, stored_ms, record, index, sync: _, reserve } = append;
         self.sees(&record, "a record");
         let parsed = Record::decode(record.clone()).expect("the machine takes only records");
         self.say(|| format!("broker    stores {} at {offset}", describe(&parsed)));
         writes.push(Write::Append { topic, offset, stored_ms, record: record.clone() });
+        writes.extend(reserve.map(|below| Write::Reserve { topic, below }));
         match index {
             Index::Roster { seq, bundle } => {
                 self.sees(&bundle, "a roster entry");
@@ -229,6 +230,9 @@ impl World {
 
     /// A record may be delivered: watches are told what is for them.
     fn readable(&mut self, offset: Offset, what: &What) {
+        if let Err((invariant, what)) = self.oracle.shows(offset) {
+            self.broke(invariant, what);
+        }
         match what {
             What::Roster(item) => {
                 let by_owner =
@@ -489,7 +493,7 @@ impl World {
         broker.staged.clear();
         broker.disk.crash(keep);
         let origin = &broker.origin;
-        let loaded = load(&broker.disk.log, origin.id, &origin.genesis, Offset(0));
+        let loaded = load(&broker.disk.log, origin.id, &origin.genesis);
         let Loaded { machine, index, head } = loaded.expect("a log that was cut off can be taken up");
         (broker.machine, broker.index, broker.head) = (machine, index, head);
         self.check_kept();

@@ -1,7 +1,7 @@
 //! What may never be. The oracle sees everything: what was published, what every member was entitled to, what the disk
 //! holds and what every application took.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ pub enum Invariant {
     Order,
     /// What was acknowledged is as safe as the topic's policy says.
     Durable,
+    /// With an honest broker: an offset that was shown is that record's for good, even if a crash loses the record.
+    OffsetsOnce,
     /// Whoever takes message n of a publisher takes the same one, and its publisher sent it.
     Agreement,
     /// With an honest broker: what was acknowledged reaches every member entitled to it once.
@@ -58,6 +60,7 @@ impl fmt::Display for Invariant {
             Self::NoSilentLoss => "no silent loss",
             Self::Order => "per-publisher order",
             Self::Durable => "acknowledged is durable",
+            Self::OffsetsOnce => "an offset is one record's",
             Self::Agreement => "everyone takes the same message n",
             Self::Delivery => "what was acknowledged reaches every member entitled to it",
             Self::NoFalseAlarm => "an honest broker is not accused",
@@ -120,6 +123,8 @@ pub(crate) struct Oracle {
     accepted: HashMap<(PublicKey, Epoch, Seq), Bytes>,
     by_seq: HashMap<(PublicKey, Seq), Bytes>,
     pub(crate) hoards: BTreeMap<PublicKey, Hoard>,
+    /// Where a record was shown.
+    shown: HashSet<Offset>,
     /// Whether the broker keeps what it acknowledged and shows it as it is.
     pub(crate) honest: bool,
     /// Whether the topic's policy lets it lose what was acknowledged.
@@ -133,6 +138,17 @@ impl Oracle {
 
     pub(crate) fn sends(&mut self, publisher: PublicKey, payload: Bytes) {
         self.sent.insert(payload, publisher);
+    }
+
+    /// A record becomes readable at `offset`.
+    pub(crate) fn shows(&mut self, offset: Offset) -> Result<(), Broken> {
+        if self.honest && !self.shown.insert(offset) {
+            return Err((
+                Invariant::OffsetsOnce,
+                format!("offset {offset} was shown as another record before"),
+            ));
+        }
+        Ok(())
     }
 
     /// Something else that this publisher sent.

@@ -12,11 +12,11 @@ impl Actor {
         self.reload_at = None;
         let begun = Instant::now();
         let writer = self.storage.commit.writer();
-        let (origin, past) = (self.topic.origin().clone(), *self.visible.borrow());
+        let origin = self.topic.origin().clone();
         let load = move |log: &dyn Log| {
             // First: what failed for want of space is there afterwards, or is not.
             log.recover()?;
-            Ok(load::load(log, origin.id, &origin.genesis, past))
+            Ok(load::load(log, origin.id, &origin.genesis))
         };
         match self.storage.reads.run(load).await {
             Ok(Ok(Loaded { machine, index, .. })) => {

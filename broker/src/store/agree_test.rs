@@ -24,6 +24,7 @@ enum Small {
     Append { topic: u8, ahead: u64, later: u64, len: usize },
     Roster { topic: u8, len: usize },
     Head(u8, u8),
+    Reserve(u8, u64),
     Snapshot(u8, u8, u8),
     Epoch { topic: u8, publisher: u8, table: Option<u8> },
     Batch { topic: u8, publisher: u8, skip: u64 },
@@ -41,6 +42,7 @@ fn small() -> impl Strategy<Value = Small> {
             .prop_map(|(topic, ahead, later, len)| Small::Append { topic, ahead, later, len }),
         2 => (topic.clone(), 0..1500_usize).prop_map(|(topic, len)| Small::Roster { topic, len }),
         1 => (topic.clone(), any::<u8>()).prop_map(|(topic, n)| Small::Head(topic, n)),
+        1 => (topic.clone(), any::<u64>()).prop_map(|(topic, below)| Small::Reserve(topic, below)),
         2 => (topic.clone(), publisher.clone(), any::<u8>()).prop_map(|(t, p, n)| Small::Snapshot(t, p, n)),
         3 => (topic.clone(), publisher.clone(), proptest::option::of(table.clone()))
             .prop_map(|(topic, publisher, table)| Small::Epoch { topic, publisher, table }),
@@ -95,6 +97,7 @@ impl Numbers {
                 Write::Roster { topic: topic(t), seq, offset, bundle: record(t, len) }
             }
             Small::Head(t, n) => Write::Head { topic: topic(t), head: record(n, 9) },
+            Small::Reserve(t, below) => Write::Reserve { topic: topic(t), below: Offset(below) },
             Small::Snapshot(t, p, n) => {
                 Write::Publisher { topic: topic(t), publisher: publisher(p), state: record(n, 9) }
             }
@@ -139,6 +142,7 @@ fn seen(log: &impl Log) -> String {
     for t in (0..3).map(topic) {
         seen += &format!("\n{:?} {:?} {:?}", t, log.topic(&t), log.bounds(&t));
         seen += &format!(" {:?} {:?}", log.head(&t), log.publishers(&t));
+        seen += &format!(" {:?}", log.reserved(&t));
         for at in [0, 3, 9, u64::MAX] {
             seen += &format!(" {:?} {:?}", log.read(&t, Offset(at), 1000), log.read_back(&t, Offset(at), 2));
             seen += &format!(

@@ -40,6 +40,9 @@ impl Log for Scripted {
     fn bounds(&self, topic: &TopicId) -> Result<Bounds, LogError> {
         self.inner.bounds(topic)
     }
+    fn reserved(&self, topic: &TopicId) -> Result<Offset, LogError> {
+        self.inner.reserved(topic)
+    }
     fn read(&self, topic: &TopicId, from: Offset, max: usize) -> Result<Vec<Stored>, LogError> {
         self.inner.read(topic, from, max)
     }

@@ -30,7 +30,7 @@ type Case<B> = (&'static str, fn(&mut B));
 
 /// Runs every case, each on a new store.
 pub fn run<B: Backend>(backend: &mut B) {
-    let cases: [Case<B>; 16] = [
+    let cases: [Case<B>; 17] = [
         ("an unknown topic holds nothing", unknown_topic),
         ("records come back in order, byte for byte", order),
         ("reads keep to their budget", budgets),
@@ -39,6 +39,7 @@ pub fn run<B: Backend>(backend: &mut B) {
         ("a write that breaks a rule changes nothing", misuse),
         ("topics do not see each other", isolation),
         ("what was synced outlives a restart", restart),
+        ("what was reserved outlives a restart", reserved),
         ("search by time", time),
         ("search by size", size),
         ("rosters", rosters),
@@ -276,6 +277,22 @@ fn restart<B: Backend>(backend: &mut B) {
         let state = Bytes::copy_from_slice(&(base + 9).to_be_bytes());
         assert_eq!(log.publishers(&topic(0)).unwrap(), [(publisher(1), state)]);
     }
+}
+
+fn reserved<B: Backend>(backend: &mut B) {
+    let log = filled(backend, 3);
+    assert_eq!(log.reserved(&topic(0)).unwrap(), Offset(0));
+    for below in [100, 1 << 40] {
+        let reserve = Write::Reserve { topic: topic(0), below: Offset(below) };
+        log.write(&[append(topic(0), below / 2, record(1, 10)), reserve], true).unwrap();
+        assert_eq!(log.reserved(&topic(0)).unwrap(), Offset(below));
+    }
+    let next = log.bounds(&topic(0)).unwrap().next;
+    assert_eq!(next, Offset((1 << 39) + 1), "what is reserved is not taken");
+    log.trim(&topic(0), next).unwrap();
+    log.write(&[create(topic(1))], true).unwrap();
+    let log = backend.reopen(log);
+    assert_eq!([0, 1].map(|n| log.reserved(&topic(n)).unwrap()), [Offset(1 << 40), Offset(0)]);
 }
 
 fn time<B: Backend>(backend: &mut B) {

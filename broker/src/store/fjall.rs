@@ -201,6 +201,11 @@ impl Log for FjallLog {
         Ok(self.tail(topic).bounds())
     }
 
+    fn reserved(&self, topic: &TopicId) -> Result<Offset, LogError> {
+        let value = self.get(keys::of_topic(keys::RESERVED, topic))?;
+        value.map_or(Ok(Offset(0)), |value| keys::parse_reserved(&value))
+    }
+
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>, LogError> {
         self.read_from(topic, from, max_bytes)
     }

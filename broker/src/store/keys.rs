@@ -7,6 +7,7 @@
 //! | `tables`  | table 8 ‖ first_member 4                         | slots                                         |
 //! | `index`   | `G` topic 32                                     | the genesis                                   |
 //! |           | `T` topic 32                                     | offset 8 ‖ start 8: all before it was trimmed |
+//! |           | `O` topic 32                                     | offset 8: all before it was given out         |
 //! |           | `H` topic 32                                     | the roster head                               |
 //! |           | `P` topic 32 ‖ publisher 32                      | the publisher's snapshot                      |
 //! |           | `E` topic 32 ‖ publisher 32 ‖ epoch 8            | offset 8 ‖ table 8 ‖ the header's record      |
@@ -24,6 +25,7 @@ use super::{LogError, TableId};
 
 pub(super) const GENESIS: u8 = b'G';
 pub(super) const TRIM: u8 = b'T';
+pub(super) const RESERVED: u8 = b'O';
 pub(super) const HEAD: u8 = b'H';
 pub(super) const PUBLISHER: u8 = b'P';
 pub(super) const EPOCH: u8 = b'E';
@@ -193,6 +195,10 @@ pub(super) fn trim_value(offset: Offset, start: u64) -> Vec<u8> {
 pub(super) fn parse_trim(value: &[u8]) -> Result<(Offset, u64), LogError> {
     let mut parts = Parts::after(value, 0, "a trim mark");
     Ok((Offset(parts.u64()?), parts.u64()?))
+}
+
+pub(super) fn parse_reserved(value: &[u8]) -> Result<Offset, LogError> {
+    Ok(Offset(Parts::after(value, 0, "a reservation").u64()?))
 }
 
 /// Reads a key or value number by number.

@@ -34,6 +34,7 @@ struct Inner {
 #[derive(Clone, Default)]
 struct Topic {
     genesis: Option<Bytes>,
+    reserved: Offset,
     /// With the bytes stored before each.
     log: BTreeMap<Offset, (u64, Stored)>,
     rosters: BTreeMap<RosterSeq, StoredRoster>,
@@ -107,6 +108,10 @@ impl Log for MemoryLog {
 
     fn bounds(&self, topic: &TopicId) -> Result<Bounds, LogError> {
         Ok(self.inner().tails.get(topic).copied().unwrap_or_default().bounds())
+    }
+
+    fn reserved(&self, topic: &TopicId) -> Result<Offset, LogError> {
+        self.of(topic, |topic| topic.reserved)
     }
 
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>, LogError> {
@@ -265,6 +270,7 @@ impl Inner {
                 let start = starts.next().unwrap_or_default();
                 self.topic(topic).log.insert(offset, (start, Stored { offset, stored_ms, record }));
             }
+            Write::Reserve { topic, below } => self.topic(topic).reserved = below,
             Write::Roster { topic, seq, offset, bundle } => {
                 self.topic(topic).rosters.insert(seq, StoredRoster { seq, offset, bundle });
             }

@@ -65,6 +65,9 @@ pub trait Log: Send + Sync + 'static {
     /// What a topic's log holds; all zero for an unknown topic. Cheap: kept in memory.
     fn bounds(&self, topic: &TopicId) -> Result<Bounds, LogError>;
 
+    /// What was reserved last ([`Write::Reserve`]); 0: nothing.
+    fn reserved(&self, topic: &TopicId) -> Result<Offset, LogError>;
+
     /// Records from `from` (or from the first one retained after it) on, in order, until `max_bytes` of records; at
     /// least one if there is one. Stops before a damaged one, and fails only where that comes first.
     fn read(&self, topic: &TopicId, from: Offset, max_bytes: usize) -> Result<Vec<Stored>, LogError>;
@@ -172,6 +175,14 @@ pub enum Write {
         /// The record's bytes as its publisher sent them.
         record: Bytes,
     },
+    /// Offsets below `below` are given out from here on, whether what stood at them outlives a crash or not. Replaces the
+    /// last.
+    Reserve {
+        /// Whose log.
+        topic: TopicId,
+        /// The first one that is not.
+        below: Offset,
+    },
     /// A roster entry with what travels beside it. Kept for ever.
     Roster {
         /// Whose roster.
@@ -269,7 +280,7 @@ impl Write {
                 | Self::Batch { digest: bytes, .. }
                 | Self::Prekey { prekey: bytes, .. }
                 | Self::TableChunk { slots: bytes, .. } => bytes.len(),
-                Self::DropTable { .. } => 0,
+                Self::Reserve { .. } | Self::DropTable { .. } => 0,
             }
     }
 }

@@ -125,6 +125,8 @@ pub struct Append {
     pub index: Index,
     /// Whether it must be fsynced before it counts as stored.
     pub sync: bool,
+    /// Offsets below this one are given out from here on: to be stored together with it, and fsynced.
+    pub reserve: Option<Offset>,
 }
 
 /// What goes into a log's indexes beside a record.

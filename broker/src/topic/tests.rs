@@ -145,6 +145,32 @@ fn memory_topics_do_not_wait_for_the_disk_but_keep_the_order() {
 }
 
 #[test]
+fn no_offset_of_a_memory_topic_is_used_before_its_reservation_is_stored() {
+    let policy = Policy { durability: Durability::Memory, ..Policy::default() };
+    let mut bench = Bench::with_policy(Some(policy));
+    let mut hand = Hand::new(2);
+    hand.begin(&bench.admin.roster, &[]);
+    bench.header(ALICE, &hand);
+    bench.commit();
+    // As after a restart that finds all of the reservation used.
+    let offset = bench.machine.next_offset();
+    bench.machine.reserved = offset;
+    let first = hand.batch(b"one");
+    let effects = bench.batch(ALICE, &hand, &first);
+    let reserved = Offset(offset.0 + limits::OFFSETS_RESERVED);
+    assert!(
+        matches!(&effects[..], [Effect::Append(append)] if append.sync && append.reserve == Some(reserved))
+    );
+    let second = hand.batch(b"two");
+    let effects = bench.batch(ALICE, &hand, &second);
+    assert!(matches!(&effects[..], [Effect::Append(append)] if !append.sync && append.reserve.is_none()));
+    let all = told(&bench.commit());
+    assert_eq!(all, ["readable 2", "ack 1 @2 Memory", "readable 3", "ack 1 @3 Memory", "visible 4"]);
+    let third = hand.batch(b"three");
+    assert_eq!(told(&bench.batch(ALICE, &hand, &third)), ["readable 4", "ack 1 @4 Memory", "visible 5"]);
+}
+
+#[test]
 fn removals_come_at_most_one_a_second() {
     let mut bench = Bench::new();
     let first = bench.admin.remove(3);

@@ -235,7 +235,7 @@ fn store(mut bytes: &[u8], reached: &mut Reached) {
             _ => write(Write::TableChunk { table: TableId(seq), first_member: MemberIndex(0), slots: part }),
         };
     }
-    match load(&log, topic, &genesis, Offset(0)) {
+    match load(&log, topic, &genesis) {
         Ok(loaded) => {
             reached.mark("loaded");
             assert!(loaded.machine.next_offset() >= log.bounds(&topic).expect("in memory").next);

@@ -106,7 +106,7 @@ impl Recording {
             }
         }
         assert!(records.iter().map(|stored| stored.offset.0).eq(0..records.len() as u64), "no hole");
-        let loaded = load::load(&log, *id, genesis, Offset(0)).unwrap();
+        let loaded = load::load(&log, *id, genesis).unwrap();
         assert_eq!(loaded.machine.next_offset().0, records.len() as u64);
         recovered
     }

@@ -95,7 +95,7 @@ fn clear(engine: &Engine, topic: &TopicId) -> ::fjall::Result<()> {
     }
     remove(engine, &engine.log, id)?;
     remove(engine, &engine.rosters, id)?;
-    for tag in [keys::TRIM, keys::HEAD, keys::PUBLISHER, keys::EPOCH, keys::BATCH] {
+    for tag in [keys::TRIM, keys::RESERVED, keys::HEAD, keys::PUBLISHER, keys::EPOCH, keys::BATCH] {
         remove(engine, &engine.index, &keys::of_topic(tag, topic))?;
     }
     remove(engine, &engine.index, &keys::of_topic(keys::IMPORT, topic))

@@ -67,6 +67,10 @@ impl Pending {
                 let place = keys::Place { offset: *offset, stored_ms: *stored_ms, start };
                 self.put(Space::Log, keys::log(topic, place), record.clone());
             }
+            Write::Reserve { topic, below } => {
+                let below = Bytes::copy_from_slice(&below.0.to_be_bytes());
+                self.index(keys::of_topic(keys::RESERVED, topic), below);
+            }
             Write::Roster { topic, seq, offset, bundle } => {
                 self.put(Space::Rosters, keys::roster(topic, *seq, *offset), bundle.clone());
             }

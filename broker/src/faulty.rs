@@ -27,6 +27,8 @@ pub(crate) struct Faulty {
     pub(crate) syncs: AtomicUsize,
     /// Records that cannot be read any more.
     damaged: Mutex<BTreeSet<Offset>>,
+    /// The topic whose genesis cannot be read any more.
+    lost: Mutex<Option<TopicId>>,
     /// Called after each write that was synced, before anybody hears of it.
     synced: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
@@ -38,12 +40,17 @@ impl Faulty {
             disk: AtomicU8::new(Disk::Well as u8),
             syncs: AtomicUsize::new(0),
             damaged: Mutex::default(),
+            lost: Mutex::default(),
             synced: Mutex::default(),
         })
     }
 
     pub(crate) fn damages(&self, lost: impl IntoIterator<Item = u64>) {
         self.damaged.lock().unwrap().extend(lost.into_iter().map(Offset));
+    }
+
+    pub(crate) fn loses(&self, topic: TopicId) {
+        *self.lost.lock().unwrap() = Some(topic);
     }
 
     pub(crate) fn when_synced(&self, then: impl FnMut() + Send + 'static) {
@@ -83,11 +90,14 @@ impl Log for Faulty {
     fn level(&self) -> Level {
         self.inner.level()
     }
-    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>> {
+    fn topics(&self) -> Result<Vec<TopicId>> {
         self.inner.topics()
     }
     fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>> {
-        self.inner.topic(topic)
+        match *self.lost.lock().unwrap() {
+            Some(lost) if lost == *topic => Err(LogError::Corrupt("as a test wants it".into())),
+            _ => self.inner.topic(topic),
+        }
     }
     fn bounds(&self, topic: &TopicId) -> Result<Bounds> {
         self.inner.bounds(topic)

@@ -1,11 +1,13 @@
 //! What sessions read from a log besides its records: own slots, contexts, epochs, roster entries. All of it may wait for
 //! the disk: to be called within [`crate::reads::Reads::run`].
 
+use std::collections::HashSet;
+
 use sealcast_proto::frame::{Code, Context, EpochDelivery, Refusal, RosterDelivery};
 use sealcast_proto::limits::MAX_EPOCHS_FETCHED;
-use sealcast_proto::object::Mode;
+use sealcast_proto::object::{Genesis, Mode};
 use sealcast_proto::record::BatchDigest;
-use sealcast_proto::roster::{EntryBundle, RosterChain};
+use sealcast_proto::roster::{EntryBundle, Op, RosterChain, decode_ops};
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, Hash, MemberIndex, Offset, PublicKey, RosterSeq, SlotSource, TopicId};
 
@@ -211,6 +213,28 @@ pub fn first_entry(
         None => born.policy_bytes().clone(),
     };
     Ok(Some(RosterDelivery { roles: Some(roles), policy: Some(policy), ..item.delivery(ops) }))
+}
+
+/// Everybody named in what can still be read of a damaged topic: its owner, and who signed or was ever added.
+pub(crate) fn named(log: &dyn Log, topic: TopicId) -> HashSet<PublicKey> {
+    let genesis = log.topic(&topic).ok().flatten().and_then(|genesis| load::kept::<Genesis>(&genesis).ok());
+    let genesis = genesis.and_then(|genesis| genesis.verify_topic(&topic).ok());
+    let mut named: HashSet<PublicKey> = genesis.iter().map(|genesis| genesis.owner).collect();
+    let mut from = RosterSeq(1);
+    while let Ok(stored) = log.rosters(&topic, from, limits::ROSTER_READ_BYTES)
+        && let Some(last) = stored.last()
+    {
+        from = RosterSeq(last.seq.0.saturating_add(1));
+        for bundle in stored.into_iter().filter_map(|stored| EntryBundle::decode(stored.bundle).ok()) {
+            named.extend(bundle.entry.peek().map(|entry| entry.signer));
+            let ops = decode_ops(&bundle.ops).unwrap_or_default();
+            named.extend(ops.iter().filter_map(|op| match op {
+                Op::Add { identity, .. } => Some(*identity),
+                _ => None,
+            }));
+        }
+    }
+    named
 }
 
 /// Damage beside the log, without which a stream cannot go on, says whose it is.

@@ -223,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_ever_stood_retention_leaves_no_hole() {
+        let (topic, genesis, signed) = genesis(0);
+        let log = MemoryLog::new();
+        log.write(&[Write::CreateTopic { topic, genesis: signed.body().clone() }], false).unwrap();
+        let (admin, mut hand) = (Admin::new(topic, &genesis), Hand::new(2));
+        publish(&log, &admin, &mut hand, 1_000, 100);
+        let keep = Keep { ms: 500, bytes: 0 };
+        assert_eq!(apply(&log, topic, keep, Offset(1_002), 200).unwrap(), 0);
+        assert_eq!(log.bounds(&topic).unwrap().first, Offset(0), "all that ever stood there is there");
+        publish(&log, &admin, &mut hand, 5_000, 900);
+        assert_eq!(apply(&log, topic, keep, Offset(5_002), 1_000).unwrap(), 2);
+        assert_eq!(log.bounds(&topic).unwrap().first, Offset(1_002), "behind the last that went");
+    }
+
+    #[test]
     fn a_topic_keeps_no_more_than_the_broker_lets_it() {
         let limits = Limits {
             retain_time: std::time::Duration::from_millis(100),

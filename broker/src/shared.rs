@@ -1,11 +1,10 @@
 //! What all sessions of a broker share: its topics, its store, its limits, and the way into a topic.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use bytes::Bytes;
 use sealcast_proto::frame::{Code, Refusal};
 use sealcast_proto::object::Genesis;
 use sealcast_proto::{PublicKey, Signed, TopicId};
@@ -50,8 +49,9 @@ pub(crate) struct Shared {
     /// Streams that owe their client an answer.
     pub(crate) owing: Tasks,
     next_session: AtomicU64,
-    /// Topics whose roster or headers the disk lost: nothing is served of them, and nobody may create them anew.
-    damaged: OnceLock<HashSet<TopicId>>,
+    /// Topics whose genesis, roster or headers the disk lost: nothing is served of them, and nobody may create them anew.
+    /// With those who are known to have to do with them.
+    damaged: OnceLock<HashMap<TopicId, HashSet<PublicKey>>>,
     /// One topic is created at a time: two creations of one topic are one.
     creating: Mutex<()>,
 }
@@ -145,13 +145,14 @@ impl Shared {
     /// Takes up every topic that the store holds. Returns how many. One whose roster or headers are lost is left aside: it
     /// is no reason to keep the others from their members.
     pub(crate) async fn take_up(&self) -> Result<usize, LoadError> {
-        let mut damaged = HashSet::new();
-        for (id, genesis) in self.storage.reads.run(|log| log.topics()).await? {
-            match self.take_up_one(id, &genesis).await {
+        let mut damaged = HashMap::new();
+        for id in self.storage.reads.run(|log| log.topics()).await? {
+            match self.take_up_one(id).await {
                 Ok(()) => {}
                 Err(error) if error.is_damage() => {
                     tracing::error!(topic = %id.short(), %error, "not served: restore the data directory from a copy, or import this topic and the others into a new one");
-                    damaged.insert(id);
+                    let named = self.storage.reads.run(move |log| Ok(lookup::named(log, id))).await?;
+                    damaged.insert(id, named);
                 }
                 Err(error) => return Err(error),
             }
@@ -161,8 +162,10 @@ impl Shared {
         Ok(self.registry.len())
     }
 
-    async fn take_up_one(&self, id: TopicId, genesis: &Bytes) -> Result<(), LoadError> {
-        let signed: Signed<Genesis> = load::kept(genesis)?;
+    async fn take_up_one(&self, id: TopicId) -> Result<(), LoadError> {
+        let genesis = self.storage.reads.run(move |log| log.topic(&id)).await?;
+        let gone = || LogError::Corrupt("its genesis is lost".into());
+        let signed: Signed<Genesis> = load::kept(&genesis.ok_or_else(gone)?)?;
         let damaged = |error: sealcast_proto::object::ObjectError| LoadError::Damaged {
             topic: id.short(),
             why: error.to_string(),
@@ -171,13 +174,9 @@ impl Shared {
         self.begin(Origin { id, genesis, signed }).await
     }
 
-    /// Whoever asks for a damaged topic comes again: perhaps it is restored by then.
-    fn not_damaged(&self, id: &TopicId) -> Result<(), Refusal> {
-        if !self.damaged.get().is_some_and(|damaged| damaged.contains(id)) {
-            return Ok(());
-        }
-        let refusal = Refusal::new(Code::ReadOnly, "the broker lost what belongs to this topic");
-        Err(Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..refusal })
+    /// Who is named in what is left of a damaged topic.
+    fn damaged(&self, id: &TopicId) -> Option<&HashSet<PublicKey>> {
+        self.damaged.get()?.get(id)
     }
 
     pub(crate) async fn begin(&self, origin: Origin) -> Result<(), LoadError> {
@@ -208,7 +207,9 @@ impl Shared {
         if genesis.owner != peer || !self.may_create(&peer) {
             return Err(Refusal::new(Code::NotAllowed, "this broker lets only its owners create topics"));
         }
-        self.not_damaged(&id)?;
+        if self.damaged(&id).is_some() {
+            return Err(lost());
+        }
         let _one_at_a_time = self.creating.lock().await;
         if self.registry.topic(&id).is_some() {
             return Ok(());
@@ -245,7 +246,10 @@ impl Shared {
         may: impl FnOnce(&Opened) -> bool,
     ) -> Result<(Arc<Topic>, Opened), Refusal> {
         let begun = Instant::now();
-        self.not_damaged(id)?;
+        // To everybody else it is a topic as any that does not exist.
+        if self.damaged(id).is_some_and(|named| named.contains(&peer)) {
+            return Err(lost());
+        }
         if let Some(order) = &self.storage.order {
             // Who comes from another broker of the cluster must not find this one behind it.
             order.catch_up_topic(id).await.map_err(|error| behind(&error))?;
@@ -316,6 +320,12 @@ impl Shared {
 
 pub(crate) fn not_allowed() -> Refusal {
     Refusal::new(Code::NotAllowed, "no such topic, or not for this identity")
+}
+
+/// Whoever asks for a damaged topic comes again: perhaps it is restored by then.
+fn lost() -> Refusal {
+    let refusal = Refusal::new(Code::ReadOnly, "the broker lost what belongs to this topic");
+    Refusal { retry_after_ms: limits::READ_ONLY_RETRY_MS, ..refusal }
 }
 
 pub(crate) fn going_away(limits_ms: u64) -> Refusal {

@@ -176,6 +176,41 @@ async fn a_topic_looks_after_its_chores_and_sleeps_without() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_genesis_is_lost_keeps_none_of_the_others() {
+    let bench = Bench::new(Policy::default()).await;
+    let (lost, parsed, signed) = genesis(1);
+    bench.shared.create(key(1), signed.clone()).await.unwrap();
+    let bundle = Admin::new(lost, &parsed).add(&[(3, Role::Reader)]);
+    let budget = bench.shared.storage.commit.reserve(1).await.unwrap();
+    let topic = bench.shared.registry.topic(&lost).unwrap();
+    topic.ask(|answer| Message::Roster { bundle, budget, answer }).await.unwrap().unwrap();
+    bench.disk.loses(lost);
+
+    // As a restart finds it.
+    let storage = Storage::start(bench.disk.clone(), &Config::new(".").limits).unwrap();
+    let shared = Shared::new(storage, &Config::new("."));
+    assert_eq!(shared.take_up().await.unwrap(), 1);
+    assert!(shared.enter(key(2), &bench.topic.id()).await.is_ok());
+    assert_eq!(
+        shared.create(key(1), signed).await.unwrap_err().code,
+        Code::ReadOnly,
+        "not as if it never was"
+    );
+    let refused = async |n| shared.enter(key(n), &lost).await.err().unwrap();
+    for member in [1, 3] {
+        let refusal = refused(member).await;
+        assert_eq!(
+            (refusal.code, refusal.retry_after_ms > 0),
+            (Code::ReadOnly, true),
+            "its entries name {member}"
+        );
+    }
+    let (unknown, ..) = genesis(2);
+    let nothing = shared.enter(key(2), &unknown).await.err().unwrap();
+    assert_eq!(refused(2).await, nothing, "whoever has nothing to do with it learns nothing");
+}
+
 /// What a reader gets from the log below `end`.
 fn read_back(bench: &Bench, standing: &crate::topic::Standing, end: Offset) -> Vec<Reply> {
     let viewer = Viewer::new(standing.clone());

@@ -29,7 +29,7 @@ pub fn export(data: &Path, topics: &[TopicId], file: &Path) -> Result<Counts, Ar
     }
     let (log, _) = FjallLog::open(data, FjallOptions { reserve_bytes: 0, ..FjallOptions::default() })?;
     let known = log.topics()?;
-    if let Some(unknown) = topics.iter().find(|topic| known.iter().all(|(id, _)| id != *topic)) {
+    if let Some(unknown) = topics.iter().find(|topic| !known.contains(topic)) {
         return Err(ArchiveError::NoTopic(*unknown));
     }
     let new = PathBuf::from(format!("{}.new", file.display()));
@@ -43,7 +43,7 @@ pub fn export(data: &Path, topics: &[TopicId], file: &Path) -> Result<Counts, Ar
 
 fn write(
     log: &FjallLog,
-    known: &[(TopicId, bytes::Bytes)],
+    known: &[TopicId],
     topics: &[TopicId],
     file: &Path,
     new: &Path,
@@ -52,8 +52,9 @@ fn write(
     let out = BufWriter::with_capacity(READ, File::create(new).map_err(&failed)?);
     let mut exporting =
         Exporting { log, out: Writer::new(out).map_err(&failed)?, file, counts: Counts::default() };
-    for (topic, genesis) in known.iter().filter(|(id, _)| topics.is_empty() || topics.contains(id)) {
-        exporting.topic(*topic, genesis.clone())?;
+    for topic in known.iter().filter(|id| topics.is_empty() || topics.contains(id)) {
+        let genesis = log.topic(topic)?.ok_or(ArchiveError::NoTopic(*topic))?;
+        exporting.topic(*topic, genesis)?;
     }
     let Exporting { out, mut counts, .. } = exporting;
     let (out, bytes) = out.end().map_err(&failed)?;

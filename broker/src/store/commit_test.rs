@@ -31,7 +31,7 @@ impl Log for Scripted {
     fn room(&self) -> Result<(), LogError> {
         self.inner.room()
     }
-    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
+    fn topics(&self) -> Result<Vec<TopicId>, LogError> {
         self.inner.topics()
     }
     fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>, LogError> {

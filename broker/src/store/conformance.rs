@@ -153,7 +153,8 @@ fn order<B: Backend>(backend: &mut B) {
         assert_eq!((stored.stored_ms, stored.record), (u64::from(n) * 10, record(n, usize::from(n) * 50)));
     }
     assert_eq!(log.bounds(&topic(0)).unwrap(), Bounds { first: Offset(0), next: Offset(40), bytes: 39_000 });
-    assert_eq!(log.topics().unwrap(), [(topic(0), Bytes::copy_from_slice(topic(0).as_bytes()))]);
+    assert_eq!(log.topics().unwrap(), [topic(0)]);
+    assert_eq!(log.topic(&topic(0)).unwrap(), Some(Bytes::copy_from_slice(topic(0).as_bytes())));
 }
 
 fn budgets<B: Backend>(backend: &mut B) {
@@ -186,6 +187,17 @@ fn sparse<B: Backend>(backend: &mut B) {
     assert_eq!(log.seek_time(&topic(0), 31).unwrap(), Offset(1000));
     assert_eq!(log.seek_bytes(&topic(0), 25).unwrap(), Offset(1000));
     assert_eq!(log.bounds(&topic(0)).unwrap().next, Offset((1 << 32) + 7));
+    // A trim says where the last record stood that it took, not where the next one stands.
+    let first = |log: &B::Log| log.bounds(&topic(0)).unwrap().first;
+    assert_eq!(log.trim(&topic(0), Offset(3)).unwrap(), Default::default());
+    assert_eq!(first(&log), Offset(0));
+    assert_eq!(log.trim(&topic(0), Offset(1000)).unwrap().records, 1);
+    assert_eq!(first(&log), Offset(4));
+    log.write(&[], true).unwrap();
+    let log = backend.reopen(log);
+    assert_eq!((first(&log), log.bounds(&topic(0)).unwrap().bytes), (Offset(4), 20));
+    assert_eq!(log.trim(&topic(0), Offset(u64::MAX)).unwrap().records, 2);
+    assert_eq!(first(&log), Offset((1 << 32) + 7));
 }
 
 fn misuse<B: Backend>(backend: &mut B) {

@@ -7,6 +7,7 @@ mod journal;
 mod open;
 mod read;
 mod reopen;
+mod topics;
 mod trim;
 mod write;
 
@@ -24,6 +25,7 @@ use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, 
 use self::dir::DataDir;
 use self::engine::{Engine, is_full, translate};
 pub use self::open::Recovered;
+use self::topics::Lost;
 use super::tail::{Tail, Tails, plan};
 use super::{
     Bounds, Log, LogError, Stored, StoredBatch, StoredEpoch, StoredRoster, TableId, Trimmed, Write, keys,
@@ -56,6 +58,8 @@ pub struct FjallLog {
     engine: RwLock<Option<Arc<Engine>>>,
     options: FjallOptions,
     tails: RwLock<Tails>,
+    /// Topics whose log's beginning or end cannot be read: nothing may be written there.
+    lost: RwLock<Lost>,
     /// Held by whoever writes; inside, the tables that no epoch has named yet.
     writing: Mutex<HashSet<TableId>>,
     next_table: AtomicU64,
@@ -189,8 +193,8 @@ impl Log for FjallLog {
         self.writable().map(drop)
     }
 
-    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
-        self.read_topics()
+    fn topics(&self) -> Result<Vec<TopicId>, LogError> {
+        topics::all(&*self.engine()?, |error| self.translate("reading the topics", error))
     }
 
     fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>, LogError> {
@@ -198,7 +202,10 @@ impl Log for FjallLog {
     }
 
     fn bounds(&self, topic: &TopicId) -> Result<Bounds, LogError> {
-        Ok(self.tail(topic).bounds())
+        match self.lost.read().unwrap_or_else(PoisonError::into_inner).get(topic) {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.tail(topic).bounds()),
+        }
     }
 
     fn reserved(&self, topic: &TopicId) -> Result<Offset, LogError> {

@@ -97,9 +97,9 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
+    fn topics(&self) -> Result<Vec<TopicId>, LogError> {
         let inner = self.inner();
-        Ok(inner.topics.iter().filter_map(|(id, topic)| Some((*id, topic.genesis.clone()?))).collect())
+        Ok(inner.topics.iter().filter(|(_, topic)| topic.genesis.is_some()).map(|(id, _)| *id).collect())
     }
 
     fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>, LogError> {
@@ -223,12 +223,16 @@ impl Log for MemoryLog {
         }
         let kept = topic.log.split_off(&before);
         let removed = std::mem::replace(&mut topic.log, kept);
+        // Where nothing stood nothing is lost.
+        let Some(last) = removed.last_key_value().map(|(offset, _)| *offset) else {
+            return Ok(Trimmed::default());
+        };
         let start = topic.log.first_key_value().map_or(tail.end, |(_, (start, _))| *start);
         let trimmed = Trimmed {
             records: u64::try_from(removed.len()).unwrap_or(u64::MAX),
             bytes: start.saturating_sub(tail.start),
         };
-        (tail.first, tail.start) = (before, start);
+        (tail.first, tail.start) = (Offset(last.0.saturating_add(1)), start);
         Ok(trimmed)
     }
 

@@ -56,8 +56,8 @@ pub trait Log: Send + Sync + 'static {
         self.room()
     }
 
-    /// Every topic and its genesis.
-    fn topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError>;
+    /// Every topic, rising; also one whose genesis is damaged, if anything else of it can be read.
+    fn topics(&self) -> Result<Vec<TopicId>, LogError>;
 
     /// One topic's genesis.
     fn topic(&self, topic: &TopicId) -> Result<Option<Bytes>, LogError>;
@@ -145,7 +145,8 @@ pub trait Log: Send + Sync + 'static {
     /// The newest prekey put by `owner`.
     fn prekey(&self, owner: &PublicKey) -> Result<Option<Bytes>, LogError>;
 
-    /// Retention: removes the records before `before` (at most up to `bounds().next`). Rosters, epochs and their
+    /// Retention: removes the records before `before` (at most up to `bounds().next`). `bounds().first` is then the offset
+    /// after the last one removed, so that whoever asks for what is below it has missed a record. Rosters, epochs and their
     /// tables, the batch index and snapshots stay. Not synced: a crash may bring the records back. Does not count
     /// against the space kept free, for it is what makes space.
     fn trim(&self, topic: &TopicId, before: Offset) -> Result<Trimmed, LogError>;
@@ -293,7 +294,7 @@ pub struct TableId(pub u64);
 /// What a topic's log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// The lowest offset that may still be there: nothing below it is. Equal to `next` when nothing is retained.
+    /// The offset after the last record that retention removed; 0: it removed none. Equal to `next` when nothing is retained.
     pub first: Offset,
     /// The lowest offset the next append may take.
     pub next: Offset,

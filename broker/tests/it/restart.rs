@@ -197,6 +197,9 @@ async fn a_topic_whose_roster_is_lost_keeps_no_other_from_its_members() {
     for refusal in [owner.create(&signed).await.unwrap_err(), owner.append(lost, &entry).await.unwrap_err()] {
         assert_eq!((refusal.code, refusal.retry_after_ms > 0), (Code::ReadOnly, true), "{refusal}");
     }
+    // Who is not known to have to do with it learns nothing: there is no such topic.
+    let stranger = world.client(9).await.append(lost, &entry).await.unwrap_err();
+    assert_eq!(stranger.code, Code::NotAllowed, "{stranger}");
     let client = world.client(2).await;
     client.publish(whole).await.batch(&mut hand, b"after").await;
     assert_eq!(ciphertexts(&world.client(3).await.read_all(whole, From::Earliest, None).await).len(), 2);

@@ -86,7 +86,7 @@ pub(super) fn before(keyspace: &Keyspace, prefix: &[u8], before: &[u8]) -> Iter 
 }
 
 /// The lowest key above all that begin with `prefix`; `None` if `prefix` is all ones.
-fn above(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn above(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut key = prefix.to_vec();
     while let Some(last) = key.pop() {
         if let Some(next) = last.checked_add(1) {

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use ::fjall::PersistMode;
-use sealcast_proto::TopicId;
 
 use super::dir::DataDir;
 use super::engine::{Engine, translate};
-use super::{FjallLog, FjallOptions, import};
-use crate::store::tail::{Tail, Tails};
+use super::{FjallLog, FjallOptions, import, topics};
+use crate::damage;
+use crate::store::tail::Tail;
 use crate::store::{LogError, TableId, keys};
 
 /// What was found when a store was opened.
@@ -35,14 +35,15 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
     let dir = DataDir::open(path)?;
     let (engine, torn_bytes) = Engine::open(&dir, &options)?;
     let doing = |error| translate("recovering", &dir, error);
-    let imports_cleared = import::clear_all(&engine).map_err(doing)?;
-    let staged_tables_dropped = drop_staged(&engine, doing)?;
+    // What is left to clear away can stay where it cannot be read.
+    let imports_cleared = unless_damaged(import::clear_all(&engine).map_err(doing))?;
+    let staged_tables_dropped = unless_damaged(drop_staged(&engine, doing))?;
     let last_table = engine.tables.last_key_value().map(::fjall::Guard::key).transpose().map_err(doing)?;
     let next_table = match last_table {
         Some(key) => keys::parse_chunk_table(&key)?.0.saturating_add(1),
         None => 0,
     };
-    let tails = tails(&engine, doing)?;
+    let (tails, lost) = topics::tails(&engine, doing)?;
     let mut recovered =
         Recovered { staged_tables_dropped, imports_cleared, torn_bytes, ..Recovered::default() };
     for bounds in tails.values().map(Tail::bounds) {
@@ -56,6 +57,7 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
         engine: RwLock::new(Some(Arc::new(engine))),
         options,
         tails: RwLock::new(tails),
+        lost: RwLock::new(lost),
         writing: Mutex::new(HashSet::new()),
         next_table: AtomicU64::new(next_table),
         failed: Mutex::new(None),
@@ -63,6 +65,16 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
         dir,
     };
     Ok((log, recovered))
+}
+
+fn unless_damaged(cleared: Result<u64, LogError>) -> Result<u64, LogError> {
+    match cleared {
+        Err(error) if error.is_damage() => {
+            damage::say(&format!("left where it is: {error}"));
+            Ok(0)
+        }
+        cleared => cleared,
+    }
 }
 
 /// Removes the tables that no epoch names; returns how many.
@@ -80,34 +92,4 @@ fn drop_staged(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> R
         dropped += 1;
     }
     Ok(dropped)
-}
-
-/// Where each topic's log begins and ends: two seeks a topic.
-pub(super) fn tails(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> Result<Tails, LogError> {
-    let mut tails = Tails::new();
-    for entry in engine.index.prefix([keys::GENESIS]) {
-        let topic = keys::parse_topic(&entry.key().map_err(&doing)?)?;
-        tails.insert(topic, tail(engine, &topic, &doing)?);
-    }
-    Ok(tails)
-}
-
-fn tail(
-    engine: &Engine,
-    topic: &TopicId,
-    doing: impl Fn(::fjall::Error) -> LogError,
-) -> Result<Tail, LogError> {
-    let mut tail = Tail::default();
-    if let Some(mark) = engine.index.get(keys::of_topic(keys::TRIM, topic)).map_err(&doing)? {
-        (tail.first, tail.start) = keys::parse_trim(&mark)?;
-        (tail.next, tail.end) = (tail.first, tail.start);
-    }
-    if let Some(last) = engine.log.prefix(topic.as_bytes()).next_back() {
-        let key = last.key().map_err(&doing)?;
-        let place = keys::parse_log(&key)?;
-        let size = engine.log.size_of(&key).map_err(&doing)?.unwrap_or_default();
-        let next = place.offset.next().ok_or_else(|| LogError::Corrupt("the last offset is taken".into()))?;
-        (tail.next, tail.end) = (next, place.start.saturating_add(u64::from(size)));
-    }
-    Ok(tail)
 }

@@ -15,16 +15,6 @@ impl FjallLog {
         Ok(engine.index.get(key).map_err(|error| self.reading(error))?.map(bytes))
     }
 
-    pub(super) fn read_topics(&self) -> Result<Vec<(TopicId, Bytes)>, LogError> {
-        let engine = self.engine()?;
-        let entries = engine.index.prefix([keys::GENESIS]);
-        let entries = entries.map(|entry| {
-            let (key, value) = self.pair(entry)?;
-            Ok((keys::parse_topic(&key)?, value))
-        });
-        entries.collect()
-    }
-
     pub(super) fn read_from(
         &self,
         topic: &TopicId,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::engine::{Engine, is_full, translate};
-use super::open::tails;
+use super::topics;
 use super::{FjallLog, HEADROOM};
 use crate::store::LogError;
 
@@ -26,14 +26,15 @@ impl FjallLog {
         let opened = Engine::open(&self.dir, &self.options).and_then(|(engine, _)| {
             let doing = |error| translate("opening the storage engine again", &self.dir, error);
             engine.sync().map_err(doing)?;
-            let tails = tails(&engine, doing)?;
-            Ok((engine, tails))
+            let found = topics::tails(&engine, doing)?;
+            Ok((engine, found))
         });
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match opened {
-            Ok((engine, tails)) => {
+            Ok((engine, (tails, lost))) => {
                 *slot = Some(Arc::new(engine));
                 *self.tails.write().unwrap_or_else(PoisonError::into_inner) = tails;
+                *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
                 *failed = None;
                 tracing::info!("there is space again: the store goes on");
                 Ok(())

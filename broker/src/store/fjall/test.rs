@@ -277,6 +277,58 @@ fn a_damaged_record_ends_a_read_and_can_be_passed() {
     assert_eq!(before.len() + 1 + behind.len(), 100);
 }
 
+/// A block of the index holds some twenty topics' geneses, and nothing else.
+#[test]
+fn a_damaged_index_of_topics_keeps_none_of_the_others() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let mut backend = OnDisk::default();
+    let log = backend.fresh();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+    let topics: Vec<TopicId> = (0..200).rev().map(topic).collect();
+    for topic in &topics {
+        // Noise: what is compressed shares its blocks with too many.
+        let mut genesis = vec![0; 200];
+        rng.fill(&mut genesis[..]);
+        let append =
+            |n| Write::Append { topic: *topic, offset: Offset(n), stored_ms: n, record: record(1, 9) };
+        let create = Write::CreateTopic { topic: *topic, genesis: genesis.into() };
+        log.write(&[create, append(0), append(1)], true).unwrap();
+    }
+    // Nothing but geneses was written to the index.
+    log.engine().unwrap().index.rotate_memtable_and_wait().unwrap();
+    let geneses: Vec<_> = topics.iter().map(|topic| log.topic(topic).unwrap().unwrap()).collect();
+    drop(log);
+    let dir = backend.0.as_ref().unwrap().path();
+    let part = &geneses[100][..64];
+    let holds = |bytes: &[u8]| bytes.windows(part.len()).position(|window| window == part);
+    let tables = files(dir).into_iter().filter(|(_, path)| path.extension().is_none_or(|it| it != "jnl"));
+    let (path, mut bytes, at) = tables
+        .filter_map(|(_, path)| {
+            let bytes = std::fs::read(&path).unwrap();
+            Some((path, holds(&bytes)?, bytes))
+        })
+        .map(|(path, at, bytes)| (path, bytes, at))
+        .next()
+        .unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let log = backend.open();
+    assert_eq!(log.topics().unwrap(), topics, "each has records that can be read");
+    let mut lost = 0;
+    for (topic, genesis) in topics.iter().zip(&geneses) {
+        match log.topic(topic) {
+            Ok(found) => assert_eq!(found.as_ref(), Some(genesis)),
+            Err(error) => {
+                assert!(error.is_damage(), "{error}");
+                lost += 1;
+            }
+        }
+        assert_eq!(log.bounds(topic).unwrap().next, Offset(2));
+    }
+    assert!((1..60).contains(&lost), "{lost}");
+}
+
 /// What was acknowledged is damaged, not torn: the engine would drop all that follows, or panic.
 #[test]
 fn damage_in_the_middle_of_the_journal_is_told() {

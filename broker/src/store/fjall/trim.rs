@@ -50,19 +50,23 @@ impl FjallLog {
             return Ok(false);
         }
         let mut batch = engine.db.batch();
-        let (mut first, mut start) = (before, tail.end);
+        // Behind the last one that goes: where nothing stood nothing is lost, and nobody is to be told so.
+        let (mut first, mut start) = (tail.first, tail.end);
         let mut more = false;
         for record in engine::from(&engine.log, topic.as_bytes(), &keys::log_from(topic, tail.first).done()) {
             let key = record.key().map_err(|error| self.translate("trimming", error))?;
             let place = keys::parse_log(&key)?;
             more = place.offset < before && batch.len() == REMOVE_STEP;
             if place.offset >= before || more {
-                first = if more { place.offset } else { before };
                 start = place.start;
                 break;
             }
+            first = Offset(place.offset.0.saturating_add(1));
             // Each key was inserted once: insertion and removal vanish together when they meet.
             batch.remove_weak(&engine.log, key);
+        }
+        if batch.is_empty() {
+            return Ok(false);
         }
         trimmed.records = trimmed.records.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         trimmed.bytes = trimmed.bytes.saturating_add(start.saturating_sub(tail.start));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rand::RngExt as _;
 use sealcast::BrokerLink;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -23,8 +24,10 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn new(dir: &Path) -> Self {
-        let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = free.local_addr().expect("its number").port();
+        // Not one that the system gives out by itself: a client would be given it some day while the broker is dead.
+        let is_free = |port: &u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        let mut ports = (0..100).map(|_| rand::rng().random_range(16_384..32_768));
+        let port = ports.find(is_free).expect("a port");
         Self { child: None, stdout: None, link: None, port, dir: dir.into() }
     }
 

@@ -32,6 +32,7 @@ mod request;
 mod text;
 mod tls;
 mod transport;
+mod turns;
 
 pub use connection::Connection;
 pub use error::{ConnectError, LinkError, RequestError};
@@ -41,6 +42,7 @@ pub use link::{Link, LinkOptions};
 pub use listener::{Handshake, ListenOptions, Listener};
 pub use request::Replies;
 pub use text::readable;
+pub use turns::{Passing, Turns};
 
 #[cfg(test)]
 mod tests;

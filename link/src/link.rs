@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
-use sealcast_proto::frame::Code;
 use sealcast_proto::{BrokerLink, Identity};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::connection::Connection;
 use crate::dial::Dialer;
@@ -107,22 +106,6 @@ impl Link {
             Err(Outcome::Failed(error)) => Err(error),
             // Only paced attempts can be too early.
             Err(Outcome::TooEarly(_)) => Err(ConnectError::Closed),
-        }
-    }
-
-    /// As [`Link::connect`], but where the broker is at a limit ([`Code::Busy`]) it waits for its turn, as long as the
-    /// broker asks for, within reason, and not all at once. Cancel-safe.
-    pub async fn connect_in_turn(&self) -> Result<Connection, ConnectError> {
-        let mut refused: u32 = 0;
-        loop {
-            match self.connect().await {
-                Err(ConnectError::Refused(refusal)) if refusal.code == Code::Busy => {
-                    refused = refused.saturating_add(1);
-                    let wait = backoff::turn(refusal.retry_after_ms, refused, &mut rand::rng());
-                    sleep(wait).await;
-                }
-                connection => return connection,
-            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sealcast_link::{ConnectError, Connection, Link, LinkOptions, RequestError};
+use sealcast_link::{ConnectError, Connection, Link, LinkError, LinkOptions, Passing, RequestError, Turns};
 use sealcast_proto::frame::{Code, Refusal, Reply, Request, RosterDelivery};
 use sealcast_proto::object::{Genesis, RosterHead, SUITE};
 use sealcast_proto::policy::Policy;
@@ -21,8 +21,6 @@ use crate::session::{self, Give};
 
 /// How often an entry is signed anew because another admin was first, a count.
 const MAX_RACES: u32 = 8;
-/// How long a busy broker is asked again, milliseconds in all.
-const MAX_BUSY_MS: u64 = 60_000;
 
 /// Why a topic could not be administered.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +46,10 @@ pub enum AdminError {
     /// The broker refused.
     #[error("the broker refused: {0}")]
     Refused(Refusal),
-    /// The broker broke the protocol or the connection failed.
+    /// The connection failed before there was an answer.
+    #[error("the connection failed: {0}")]
+    Lost(LinkError),
+    /// The broker broke the protocol.
     #[error("{0}")]
     Broker(String),
     /// The state directory.
@@ -60,7 +61,20 @@ impl From<RequestError> for AdminError {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Refused(refusal) => Self::Refused(refusal),
-            other => Self::Broker(other.to_string()),
+            RequestError::Link(error) => Self::Lost(error),
+            RequestError::NoAnswer => Self::Broker(error.to_string()),
+        }
+    }
+}
+
+impl AdminError {
+    /// Whether the same may work later without anyone changing anything.
+    fn passing(&self) -> Option<Passing> {
+        match self {
+            // Somebody sits and waits: limits have the same bounded patience as trouble.
+            Self::Refused(refusal) => Passing::refused(refusal).map(Passing::bounded),
+            Self::Lost(error) => Passing::lost(error),
+            _ => None,
         }
     }
 }
@@ -72,6 +86,8 @@ impl From<PublishError> for AdminError {
             PublishError::Rollback(what) => Self::Rollback(what),
             PublishError::Fork(fork) => Self::Fork(fork),
             PublishError::Roster(error) => Self::Roster(error),
+            PublishError::Refused(refusal) => Self::Refused(refusal),
+            PublishError::Lost(error) => Self::Lost(error),
             PublishError::State(error) => match Arc::try_unwrap(error) {
                 Ok(error) => Self::State(error),
                 Err(shared) => Self::Broker(shared.to_string()),
@@ -124,33 +140,45 @@ impl TopicAdmin {
         let topic = signed.topic_id();
         let saved = state.open(&identity.public(), &topic, StateRole::Admin)?;
         let to_broker = Link::new(broker.clone(), Arc::clone(&identity), LinkOptions::default());
-        let connection = to_broker.connect().await?;
-        match connection.request([Request::CreateTopic(signed)]).await {
-            Ok(_) => {}
-            Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
-                return Err(AdminError::NotAllowed(identity.public()));
+        let mut turns = Turns::new(&to_broker);
+        loop {
+            let connection = turns.connect().await?;
+            // The same bytes each time: to a broker that has the topic they are a repeat.
+            let error = match connection.request([Request::CreateTopic(signed.clone())]).await {
+                Ok(_) => break,
+                Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
+                    return Err(AdminError::NotAllowed(identity.public()));
+                }
+                Err(error) => AdminError::from(error),
+            };
+            if !turns.again(error.passing()) {
+                return Err(error);
             }
-            Err(error) => return Err(error.into()),
         }
         let roster = Roster::new(topic, &genesis);
         let link = TopicLink { broker: broker.clone(), topic };
         let (state, resumed) = (state.clone(), Vec::new());
         let entries = Entries::default();
-        let mut admin = Self { identity, link, to_broker, genesis, roster, entries, saved, state, resumed };
-        let mut ops = Vec::new();
-        if policy != Policy::default() {
-            ops.push(Op::set_policy(policy));
-        }
-        ops.extend(
-            members
-                .iter()
-                .filter(|(key, _)| *key != admin.genesis.owner)
-                .map(|(key, role)| Op::Add { identity: *key, role: *role }),
-        );
-        for ops in ops.chunks(limits::MAX_OPS) {
-            let ops = ops.to_vec();
-            admin.append(&connection, &|_: &Roster| ops.clone()).await?;
-        }
+        let mut admin = Self {
+            identity,
+            link,
+            to_broker: to_broker.clone(),
+            genesis,
+            roster,
+            entries,
+            saved,
+            state,
+            resumed,
+        };
+        let ops = |roster: &Roster, _: &[Op]| {
+            let policy = (*roster.chain().policy() != policy).then(|| Op::set_policy(policy.clone()));
+            let missing = members.iter().filter(|(key, _)| roster.find(key).is_none());
+            policy
+                .into_iter()
+                .chain(missing.map(|(key, role)| Op::Add { identity: *key, role: *role }))
+                .collect()
+        };
+        let (connection, _) = admin.make_true(&mut turns, |_, _| Ok(()), ops).await?;
         admin.publish_prekey(&connection).await?;
         Ok(admin)
     }
@@ -159,13 +187,30 @@ impl TopicAdmin {
     pub async fn open(link: &TopicLink, identity: Arc<Identity>, state: &State) -> Result<Self, AdminError> {
         let saved = state.open(&identity.public(), &link.topic, StateRole::Admin)?;
         let to_broker = Link::new(link.broker.clone(), Arc::clone(&identity), LinkOptions::default());
-        let connection = to_broker.connect().await?;
-        let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
+        let mut turns = Turns::new(&to_broker);
+        let genesis = loop {
+            let connection = turns.connect().await?;
+            match session::fetch_genesis(&connection, link.topic, &identity).await.map_err(AdminError::from) {
+                Ok(genesis) => break genesis,
+                Err(error) if turns.again(error.passing()) => {}
+                Err(error) => return Err(error),
+            }
+        };
         let roster = Roster::new(link.topic, &genesis);
         let (link, state, resumed) = (link.clone(), state.clone(), Vec::new());
         let entries = Entries::default();
-        let mut admin = Self { identity, link, to_broker, genesis, roster, entries, saved, state, resumed };
-        admin.look(&connection).await?;
+        let mut admin = Self {
+            identity,
+            link,
+            to_broker: to_broker.clone(),
+            genesis,
+            roster,
+            entries,
+            saved,
+            state,
+            resumed,
+        };
+        admin.look_in_turn(&mut turns).await?;
         Ok(admin)
     }
 
@@ -178,7 +223,7 @@ impl TopicAdmin {
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
         let keys = unique(keys);
-        let ops = move |roster: &Roster| {
+        let ops = move |roster: &Roster, _: &[Op]| {
             let ops = keys.iter().filter_map(|key| match roster.find(key) {
                 None => Some(Op::Add { identity: *key, role }),
                 Some((_, member)) if member.role == role => None,
@@ -205,7 +250,7 @@ impl TopicAdmin {
             }
         };
         // Whoever another admin removes meanwhile is gone as well, and does not keep the others in.
-        let ops = |roster: &Roster| {
+        let ops = |roster: &Roster, _: &[Op]| {
             let members = keys.iter().filter_map(|key| Some((roster.find(key)?.0, *key)));
             members.map(|(member, identity)| Op::Remove { member, identity }).collect()
         };
@@ -214,7 +259,8 @@ impl TopicAdmin {
 
     /// Makes every publisher begin a fresh epoch.
     pub async fn rotate(&mut self, confirm: Duration) -> Result<Confirmation, AdminError> {
-        self.change(confirm, |_, _| Ok(()), |_| vec![Op::Rotate]).await
+        let once = |_: &Roster, done: &[Op]| unless(done.contains(&Op::Rotate), Op::Rotate);
+        self.change(confirm, |_, _| Ok(()), once).await
     }
 
     /// Changes the policy.
@@ -223,24 +269,34 @@ impl TopicAdmin {
         policy: Policy,
         confirm: Duration,
     ) -> Result<Confirmation, AdminError> {
-        self.change(confirm, |_, _| Ok(()), move |_| vec![Op::set_policy(policy.clone())]).await
+        let set = Op::set_policy(policy);
+        let once = move |_: &Roster, done: &[Op]| unless(done.contains(&set), set.clone());
+        self.change(confirm, |_, _| Ok(()), once).await
     }
 
     /// Signs that the roster's head is still the head, for topics whose policy has a `max_roster_age`.
     pub async fn assert_head(&mut self) -> Result<(), AdminError> {
-        let connection = self.to_broker.connect().await?;
-        self.look(&connection).await?;
-        let chain = self.roster.chain();
-        let head = RosterHead {
-            topic: self.link.topic,
-            seq: chain.seq(),
-            hash: chain.hash(),
-            signer: self.identity.public(),
-            time_ms: now_ms(),
-        };
-        let head = Signed::sign(&head, self.identity.signing_key());
-        connection.request([Request::PutHead(self.link.topic, head)]).await?;
-        Ok(())
+        let to_broker = self.to_broker.clone();
+        let mut turns = Turns::new(&to_broker);
+        loop {
+            let connection = self.look_in_turn(&mut turns).await?;
+            let chain = self.roster.chain();
+            let head = RosterHead {
+                topic: self.link.topic,
+                seq: chain.seq(),
+                hash: chain.hash(),
+                signer: self.identity.public(),
+                time_ms: now_ms(),
+            };
+            let head = Signed::sign(&head, self.identity.signing_key());
+            let error = match connection.request([Request::PutHead(self.link.topic, head)]).await {
+                Ok(_) => return Ok(()),
+                Err(error) => AdminError::from(error),
+            };
+            if !turns.again(error.passing()) {
+                return Err(error);
+            }
+        }
     }
 
     /// Where the topic is.
@@ -263,32 +319,15 @@ impl TopicAdmin {
         self.to_broker.close().await;
     }
 
-    /// Makes `ops` come true, as they follow from the roster: what another admin did meanwhile is taken into account.
-    /// `check` sees the roster once, and what an entry left over from an earlier run did.
+    /// [`make_true`](Self::make_true), and then whether the publishers took notice.
     async fn change(
         &mut self,
         confirm: Duration,
         check: impl Fn(&Roster, &[Op]) -> Result<(), AdminError>,
-        ops: impl Fn(&Roster) -> Vec<Op>,
+        ops: impl Fn(&Roster, &[Op]) -> Vec<Op>,
     ) -> Result<Confirmation, AdminError> {
-        let connection = self.to_broker.connect().await?;
-        self.refresh(&connection).await?;
-        // If that entry did what is asked for now, it has yet to be confirmed.
-        let mut done = std::mem::take(&mut self.resumed);
-        check(&self.roster, &done)?;
-        // More than one entry's worth is cut up.
-        loop {
-            let rest = ops(&self.roster);
-            if rest.is_empty() {
-                break;
-            }
-            self.append(&connection, &ops).await?;
-            let again = rest.len() > limits::MAX_OPS;
-            done.extend(rest);
-            if !again {
-                break;
-            }
-        }
+        let to_broker = self.to_broker.clone();
+        let (connection, done) = self.make_true(&mut Turns::new(&to_broker), check, ops).await?;
         if done.is_empty() {
             return Ok(Confirmation::unchanged(self.roster.chain().seq()));
         }
@@ -306,28 +345,66 @@ impl TopicAdmin {
         confirm::wait(&self.to_broker, &mut self.roster, &entry, until, confirm).await
     }
 
-    /// Signs, saves, sends and applies one entry.
+    /// Makes `ops` come true, as they follow from the roster and from what was done: what another admin did meanwhile is
+    /// taken into account. `check` sees the roster, and what an entry left over from before did. Returns what was done.
+    async fn make_true(
+        &mut self,
+        turns: &mut Turns<'_>,
+        check: impl Fn(&Roster, &[Op]) -> Result<(), AdminError>,
+        ops: impl Fn(&Roster, &[Op]) -> Vec<Op>,
+    ) -> Result<(Connection, Vec<Op>), AdminError> {
+        let mut done = Vec::new();
+        loop {
+            let connection = turns.connect().await?;
+            match self.go_on(&connection, &check, &ops, &mut done).await {
+                Ok(()) => return Ok((connection, done)),
+                Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn go_on(
+        &mut self,
+        connection: &Connection,
+        check: &impl Fn(&Roster, &[Op]) -> Result<(), AdminError>,
+        ops: &impl Fn(&Roster, &[Op]) -> Vec<Op>,
+        done: &mut Vec<Op>,
+    ) -> Result<(), AdminError> {
+        self.refresh(connection).await?;
+        // If that entry did what is asked for now, it has yet to be confirmed.
+        done.append(&mut self.resumed);
+        check(&self.roster, done)?;
+        // More than one entry's worth is cut up.
+        while self.append(connection, ops, done).await? {}
+        Ok(())
+    }
+
+    /// Signs, saves, sends and applies one entry; `false` if there is nothing to do (any more).
     async fn append(
         &mut self,
         connection: &Connection,
-        ops: &impl Fn(&Roster) -> Vec<Op>,
-    ) -> Result<(), AdminError> {
+        ops: &impl Fn(&Roster, &[Op]) -> Vec<Op>,
+        done: &mut Vec<Op>,
+    ) -> Result<bool, AdminError> {
         for _ in 0..MAX_RACES {
-            let mut next = ops(&self.roster);
+            let mut next = ops(&self.roster, done);
             if next.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             next.truncate(limits::MAX_OPS);
             let bundle = self.roster.sign(&next, &self.identity, now_ms())?;
             self.save(Some(&bundle))?;
             match self.send(connection, &bundle).await {
-                Ok(()) => return self.applied(&bundle),
+                Ok(()) => {
+                    done.append(&mut next);
+                    self.applied(&bundle)?;
+                    return Ok(true);
+                }
                 Err(AdminError::Refused(refusal)) if refusal.code == Code::RosterConflict => {
                     // Another admin was first, or this very entry was stored.
                     self.refresh(connection).await?;
-                    if !std::mem::take(&mut self.resumed).is_empty() {
-                        return Ok(());
-                    }
+                    done.append(&mut self.resumed);
                 }
                 Err(error) => return Err(error),
             }
@@ -335,26 +412,16 @@ impl TopicAdmin {
         Err(AdminError::Broker("other admins were first each time".into()))
     }
 
-    /// Sends a signed entry; a broker that is busy is asked again with the same bytes.
+    /// Sends a signed entry. If nobody knows whether it was stored, the same bytes are sent again: see
+    /// [`refresh`](Self::refresh).
     async fn send(&self, connection: &Connection, bundle: &EntryBundle) -> Result<(), AdminError> {
-        let topic = self.link.topic;
-        let mut busy_ms = 0;
-        loop {
-            let requests = [Request::AppendRoster(topic), Request::Bundle(bundle.clone())];
-            match connection.request(requests).await {
-                Ok(_) => return Ok(()),
-                Err(RequestError::Refused(refusal))
-                    if refusal.code == Code::Busy && busy_ms < MAX_BUSY_MS =>
-                {
-                    let wait = refusal.retry_after_ms.clamp(50, 30_000);
-                    busy_ms += wait;
-                    tokio::time::sleep(Duration::from_millis(wait)).await;
-                }
-                Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
-                    return Err(AdminError::NotAllowed(self.identity.public()));
-                }
-                Err(error) => return Err(error.into()),
+        let requests = [Request::AppendRoster(self.link.topic), Request::Bundle(bundle.clone())];
+        match connection.request(requests).await {
+            Ok(_) => Ok(()),
+            Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
+                Err(AdminError::NotAllowed(self.identity.public()))
             }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -379,6 +446,18 @@ impl TopicAdmin {
         }
         // Stored already, or another entry has its number for good.
         self.save(None)
+    }
+
+    /// [`look`](Self::look) on the next connection where it succeeds.
+    async fn look_in_turn(&mut self, turns: &mut Turns<'_>) -> Result<Connection, AdminError> {
+        loop {
+            let connection = turns.connect().await?;
+            match self.look(&connection).await {
+                Ok(_) => return Ok(connection),
+                Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Fetches what is new on the roster and checks it against the marks. Changes nothing at the broker; returns an
@@ -475,12 +554,27 @@ pub async fn renew_prekey(
     state: &State,
 ) -> Result<(), AdminError> {
     let to_broker = Link::new(link.broker.clone(), Arc::clone(&identity), LinkOptions::default());
-    let connection = to_broker.connect().await?;
-    let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
-    let policy = session::fetch_policy(&connection, link.topic, &genesis).await?;
-    session::publish_prekey(&connection, link.topic, &identity, state, &policy, Give::New).await?;
+    let mut turns = Turns::new(&to_broker);
+    loop {
+        let connection = turns.connect().await?;
+        let renewed = async {
+            let genesis = session::fetch_genesis(&connection, link.topic, &identity).await?;
+            let policy = session::fetch_policy(&connection, link.topic, &genesis).await?;
+            session::publish_prekey(&connection, link.topic, &identity, state, &policy, Give::New).await
+        };
+        match renewed.await.map_err(AdminError::from) {
+            Ok(()) => break,
+            Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
     to_broker.close().await;
     Ok(())
+}
+
+/// `op`, unless it was done.
+fn unless(done: bool, op: Op) -> Vec<Op> {
+    (!done).then_some(op).into_iter().collect()
 }
 
 fn unique(keys: &[PublicKey]) -> Vec<PublicKey> {

@@ -106,6 +106,7 @@ impl Watcher<'_> {
             match self.watch(&link.connected().await).await {
                 Ok(()) => return Ok(()),
                 Err(AdminError::Broker(why)) => tracing::debug!("the watch broke: {why}"),
+                Err(AdminError::Lost(why)) => tracing::debug!("the watch was lost: {why}"),
                 Err(AdminError::Refused(why)) => tracing::debug!("the watch was refused: {why}"),
                 Err(error) => return Err(error),
             }
@@ -117,16 +118,15 @@ impl Watcher<'_> {
     }
 
     async fn watch(&mut self, connection: &Connection) -> Result<(), AdminError> {
-        let broken = |error: sealcast_link::LinkError| AdminError::Broker(error.to_string());
-        let (mut writer, mut watch) = connection.open().await.map_err(broken)?;
+        let (mut writer, mut watch) = connection.open().await.map_err(AdminError::Lost)?;
         let chain = self.roster.chain();
-        writer.send(Request::Watch(chain.topic(), chain.seq()).encode()).await.map_err(broken)?;
+        writer.send(Request::Watch(chain.topic(), chain.seq()).encode()).await.map_err(AdminError::Lost)?;
         self.at_head = false;
         loop {
             if self.at_head && !self.pending()? {
                 return Ok(());
             }
-            match watch.reply().await.map_err(broken)? {
+            match watch.reply().await.map_err(AdminError::Lost)? {
                 None => return Err(AdminError::Broker("the broker ended the watch".into())),
                 Some(Reply::AtHead { .. }) => self.at_head = true,
                 Some(Reply::Context(context)) => self.heard_context(&context),

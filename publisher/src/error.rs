@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use sealcast_envelope::MessageError;
-use sealcast_link::ConnectError;
+use sealcast_link::{ConnectError, LinkError, Passing, RequestError};
 use sealcast_proto::PublicKey;
+use sealcast_proto::frame::Refusal;
 use sealcast_proto::roster::RosterError;
 use sealcast_state::StateError;
 
@@ -40,6 +41,12 @@ pub enum PublishError {
     /// The broker showed a roster that does not hold.
     #[error("the broker showed a roster that does not hold: {0}")]
     Roster(#[from] RosterError),
+    /// The broker refused, for a reason of its own.
+    #[error("the broker refused: {0}")]
+    Refused(Refusal),
+    /// The connection failed before there was an answer; before a topic is open only (later it is made anew).
+    #[error("the connection failed: {0}")]
+    Lost(LinkError),
     /// The broker broke the protocol.
     #[error("the broker broke the protocol: {0}")]
     Broker(String),
@@ -49,6 +56,33 @@ pub enum PublishError {
     /// The topic was closed.
     #[error("the topic is closed")]
     Closed,
+}
+
+impl PublishError {
+    /// Whether the same may work later without anyone changing anything.
+    pub(crate) fn passing(&self) -> Option<Passing> {
+        match self {
+            Self::Refused(refusal) => Passing::refused(refusal),
+            Self::Lost(error) => Passing::lost(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<LinkError> for PublishError {
+    fn from(error: LinkError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<RequestError> for PublishError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(refusal) => Self::Refused(refusal),
+            RequestError::Link(error) => Self::Lost(error),
+            RequestError::NoAnswer => Self::Broker(error.to_string()),
+        }
+    }
 }
 
 impl From<ConnectError> for PublishError {

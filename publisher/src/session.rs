@@ -33,20 +33,6 @@ pub(crate) struct Session {
     pub(crate) watch_writer: FrameWriter,
 }
 
-/// Why a session could not be opened.
-pub(crate) enum SessionError {
-    /// The connection or the broker failed for now.
-    Retry(String),
-    /// It will not work.
-    Fatal(PublishError),
-}
-
-impl From<LinkError> for SessionError {
-    fn from(error: LinkError) -> Self {
-        Self::Retry(error.to_string())
-    }
-}
-
 /// Asks a broker what a topic is and verifies that the answer is that topic's genesis.
 pub(crate) async fn fetch_genesis(
     connection: &Connection,
@@ -61,7 +47,7 @@ pub(crate) async fn fetch_genesis(
         Err(RequestError::Refused(refusal)) if refusal.code == Code::NotAllowed => {
             Err(PublishError::NotAllowed(identity.public()))
         }
-        Err(error) => Err(PublishError::Broker(error.to_string())),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -82,11 +68,10 @@ pub(crate) async fn fetch_policy(
     topic: TopicId,
     genesis: &Genesis,
 ) -> Result<Policy, PublishError> {
-    let broken = |error: RequestError| PublishError::Broker(error.to_string());
     let (mut chain, mut entries) = (RosterChain::new(topic, genesis), Entries::default());
-    let mut replies = connection.fetch(Request::FetchRoster(topic, RosterSeq(1))).await.map_err(broken)?;
+    let mut replies = connection.fetch(Request::FetchRoster(topic, RosterSeq(1))).await?;
     loop {
-        match replies.next().await.map_err(broken)? {
+        match replies.next().await? {
             Some(Reply::Roster(delivery)) => {
                 let (roles, policy) = (delivery.roles.as_deref(), delivery.policy.as_deref());
                 match chain.follow(&delivery.entry, roles, policy) {
@@ -131,7 +116,7 @@ pub(crate) async fn publish_prekey(
         && let Err(error) = connection.request([Request::PutPrekey(topic, prekey)]).await
     {
         if give == Give::New {
-            return Err(PublishError::Broker(error.to_string()));
+            return Err(error.into());
         }
         tracing::debug!("the broker did not take a prekey: {error}");
     }
@@ -146,15 +131,15 @@ pub(crate) async fn open(
     identity: &Identity,
     from: RosterSeq,
     inputs: &mpsc::Sender<Input>,
-) -> Result<(Session, Input), SessionError> {
+) -> Result<(Session, Input), PublishError> {
     let (mut watch_writer, mut watch) = connection.open().await?;
     watch_writer.send(Request::Watch(topic, from).encode()).await?;
     let mut own = None;
     let mut start = None;
     loop {
         let reply = timeout(PATIENCE, watch.reply()).await;
-        let Some(reply) = reply.map_err(|_| SessionError::Retry("the broker went silent".into()))?? else {
-            return Err(SessionError::Retry("the broker ended the watch".into()));
+        let Some(reply) = reply.map_err(|_| LinkError::Late("go on with the watch"))?? else {
+            return Err(PublishError::Broker("it ended the watch".into()));
         };
         match reply {
             Reply::Start(found) => start = Some(found),
@@ -167,20 +152,18 @@ pub(crate) async fn open(
             Reply::AtHead { .. } => break,
             Reply::Refused(refusal) => {
                 return Err(match refusal.code {
-                    Code::NotAllowed => SessionError::Fatal(PublishError::NotAllowed(identity.public())),
-                    _ => SessionError::Retry(refusal.to_string()),
+                    Code::NotAllowed => PublishError::NotAllowed(identity.public()),
+                    _ => PublishError::Refused(refusal),
                 });
             }
             other => {
                 if let Some(input) = watched(other) {
-                    let alone = |_| SessionError::Retry("nobody listens".into());
-                    inputs.send(input).await.map_err(alone)?;
+                    inputs.send(input).await.map_err(|_| PublishError::Closed)?;
                 }
             }
         }
     }
-    let start =
-        start.ok_or_else(|| SessionError::Retry("the broker began a watch without a start".into()))?;
+    let start = start.ok_or_else(|| PublishError::Broker("it began a watch without a start".into()))?;
     let (mut writer, answers) = connection.open().await?;
     writer.send(Request::Publish(topic).encode()).await?;
     let connected = Input::Connected { own, roster_seq: start.roster_seq };
@@ -214,8 +197,8 @@ pub(crate) async fn reopen(
         let connection = link.connected().await;
         match open(&connection, topic, &identity, from, &inputs).await {
             Ok((session, connected)) => return Ok((connection, session, connected)),
-            Err(SessionError::Fatal(error)) => return Err(error),
-            Err(SessionError::Retry(why)) => {
+            Err(error @ PublishError::NotAllowed(_)) => return Err(error),
+            Err(why) => {
                 tracing::debug!("could not resume publishing: {why}");
                 let delay = sealcast_link::backoff::delay(failures, &mut rand::rng());
                 failures = failures.saturating_add(1);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use sealcast_envelope::Message;
-use sealcast_link::{Link, LinkOptions};
-use sealcast_proto::{BrokerLink, Identity, RosterSeq, TopicLink};
+use sealcast_link::{Connection, Link, LinkOptions, Turns};
+use sealcast_proto::{BrokerLink, Identity, RosterSeq, TopicId, TopicLink};
 use sealcast_state::{RoleState, State, StateError, StateRole};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -16,7 +16,7 @@ use crate::driver::{Command, Driver, TopicStatus};
 use crate::error::PublishError;
 use crate::marks::Marks;
 use crate::outbox::{Effect, Input, Outbox, Receipt};
-use crate::session::{self, Give, SessionError};
+use crate::session::{self, Give, Session};
 use crate::standstill::Standstill;
 
 /// What an application may have waiting for acknowledgement, KiB: bounds memory, and slows the application down to what
@@ -46,43 +46,24 @@ impl Publisher {
     /// Connects and follows the topic's roster to its head. Nothing is sealed before the first message.
     ///
     /// # Errors
-    /// [`PublishError::Connect`] if no broker of the link can be reached, [`PublishError::NotAllowed`] if this identity
+    /// [`PublishError::Connect`] if no broker of the link can be reached, [`PublishError::Refused`] or
+    /// [`PublishError::Lost`] if none could serve for a minute, [`PublishError::NotAllowed`] if this identity
     /// may not publish, [`PublishError::State`] if another process publishes with this identity and state,
     /// [`PublishError::Rollback`] and [`PublishError::Fork`] if the broker shows less, or other, than was seen before.
     pub async fn topic(&self, link: &TopicLink) -> Result<Topic, PublishError> {
         let me = self.identity.public();
         let (state, topic) = (self.state.clone(), link.topic);
-        let (saved, loaded) = blocking(move || {
-            let saved = state.open(&me, &topic, StateRole::Publish)?;
-            let loaded = saved.load()?;
-            Ok((Arc::new(saved), loaded))
-        })
-        .await?;
-        let marks = match loaded {
-            Some(bytes) => Marks::decode(&bytes).map_err(|error| saved.corrupt(error))?,
-            None => Marks::default(),
-        };
+        let saved = blocking(move || state.open(&me, &topic, StateRole::Publish).map(Arc::new)).await?;
         let to_broker = self.link(&link.broker);
-        let connection = to_broker.connect_in_turn().await?;
-        let genesis = session::fetch_genesis(&connection, link.topic, &self.identity).await?;
-        let mut outbox = Outbox::new(Arc::clone(&self.identity), link.topic, &genesis, marks);
-        let (inputs, mut catching_up) = mpsc::channel(session::CATCHING_UP);
-        let opening = async {
-            // Moved in, so that it ends with this.
-            let inputs = inputs;
-            let opened = session::open(&connection, link.topic, &self.identity, RosterSeq(0), &inputs).await;
-            opened.map_err(|error| match error {
-                SessionError::Fatal(error) => error,
-                SessionError::Retry(why) => PublishError::Broker(why),
-            })
-        };
-        let taking = async {
-            while let Some(input) = catching_up.recv().await {
-                take(&mut outbox, input, &saved).await?;
+        let mut turns = Turns::new(&to_broker);
+        let (connection, mut outbox, (session, connected)) = loop {
+            let connection = turns.connect().await?;
+            match self.begin(&connection, topic, &saved).await {
+                Ok((outbox, begun)) => break (connection, outbox, begun),
+                Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
+                Err(error) => return Err(error),
             }
-            Ok(())
         };
-        let ((session, connected), ()) = tokio::try_join!(opening, taking)?;
         take(&mut outbox, connected, &saved).await?;
         let policy = outbox.roster().chain().policy().clone();
         session::publish_prekey(&connection, link.topic, &self.identity, &self.state, &policy, Give::Newest)
@@ -113,6 +94,37 @@ impl Publisher {
             failed,
             status: seen,
         })
+    }
+
+    /// An outbox as it was saved, at the roster's head, and its streams.
+    async fn begin(
+        &self,
+        connection: &Connection,
+        topic: TopicId,
+        saved: &Arc<RoleState>,
+    ) -> Result<(Outbox, (Session, Input)), PublishError> {
+        let genesis = session::fetch_genesis(connection, topic, &self.identity).await?;
+        // Anew with each attempt: the last one may have saved what it was shown.
+        let role = Arc::clone(saved);
+        let marks = match blocking(move || role.load()).await? {
+            Some(bytes) => Marks::decode(&bytes).map_err(|error| saved.corrupt(error))?,
+            None => Marks::default(),
+        };
+        let mut outbox = Outbox::new(Arc::clone(&self.identity), topic, &genesis, marks);
+        let (inputs, mut catching_up) = mpsc::channel(session::CATCHING_UP);
+        let opening = async {
+            // Moved in, so that it ends with this.
+            let inputs = inputs;
+            session::open(connection, topic, &self.identity, RosterSeq(0), &inputs).await
+        };
+        let taking = async {
+            while let Some(input) = catching_up.recv().await {
+                take(&mut outbox, input, saved).await?;
+            }
+            Ok(())
+        };
+        let (begun, ()) = tokio::try_join!(opening, taking)?;
+        Ok((outbox, begun))
     }
 
     /// Closes its connections and tells the brokers, which otherwise keep their places until the idle time-out: for a

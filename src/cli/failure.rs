@@ -177,6 +177,8 @@ impl From<PublishError> for Failure {
                 .hint("give every machine an identity of its own; if nobody of yours does, remove it"),
             PublishError::State(error) => error.as_ref().into(),
             PublishError::Message(error) => error.clone().into(),
+            PublishError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
+            PublishError::Lost(_) => as_is(Exit::CannotConnect).hint(AGAIN),
             PublishError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
             PublishError::Closed => as_is(Exit::Failure).hint(AGAIN),
         }
@@ -204,6 +206,7 @@ impl From<AdminError> for Failure {
             AdminError::Rollback(_) => as_is(Exit::Crypto).hint(DISTRUST),
             AdminError::Fork(fork) => forked(fork, as_is(Exit::Crypto)),
             AdminError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
+            AdminError::Lost(_) => as_is(Exit::CannotConnect).hint(AGAIN),
             AdminError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
             AdminError::State(error) => error.into(),
         }
@@ -217,6 +220,8 @@ impl From<SubscribeError> for Failure {
             SubscribeError::Connect(error) => error.as_ref().into(),
             SubscribeError::NotAllowed(_) => as_is(Exit::NotAllowed).hint(ASK_ADMIN_READ),
             SubscribeError::State(error) => error.as_ref().into(),
+            SubscribeError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
+            SubscribeError::Lost(_) => as_is(Exit::CannotConnect).hint(AGAIN),
             _ => as_is(Exit::Failure).hint(AGAIN),
         }
     }
@@ -279,7 +284,9 @@ fn from_refusal(refusal: &Refusal, otherwise: Exit) -> Failure {
         Code::NotAllowed => failure(Exit::NotAllowed).hint("is this the right link, and the key a member's?"),
         Code::Version => failure(Exit::CannotConnect).hint("update the older of the two"),
         Code::Busy | Code::Draining => failure(otherwise).hint("try again in a while"),
-        Code::ReadOnly => failure(otherwise).hint("its disk is full or failed: its operator must look"),
+        Code::ReadOnly => {
+            failure(otherwise).hint("it can store nothing (its disk, or its cluster): its operator must look")
+        }
         _ => failure(otherwise).hint(AGAIN),
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct PathArg {
     #[arg(
         long,
         value_name = "BYTES",
-        default_value = "1452",
+        default_value_t = LinkOptions::default().max_udp_payload,
         value_parser = value_parser!(u16).range(1200..=65_527),
         env = "SEALCAST_MAX_UDP_PAYLOAD"
     )]

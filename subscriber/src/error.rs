@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use sealcast_link::ConnectError;
+use sealcast_link::{ConnectError, LinkError, Passing};
 use sealcast_proto::PublicKey;
+use sealcast_proto::frame::Refusal;
 use sealcast_state::StateError;
 
 /// See the module's page. Cheap to clone.
@@ -16,6 +17,12 @@ pub enum SubscribeError {
     /// No such topic, or this identity is not a member. A broker does not tell which.
     #[error("no such topic, or {0} is not a member of it")]
     NotAllowed(PublicKey),
+    /// The broker refused, for a reason of its own.
+    #[error("the broker refused: {0}")]
+    Refused(Refusal),
+    /// The connection failed before there was an answer.
+    #[error("the connection failed: {0}")]
+    Lost(LinkError),
     /// The broker did not serve the subscription.
     #[error("the broker does not serve the subscription: {0}")]
     Broker(String),
@@ -28,6 +35,23 @@ pub enum SubscribeError {
     /// The subscription's task is gone, with the runtime it ran on.
     #[error("the subscription was ended from outside")]
     Closed,
+}
+
+impl SubscribeError {
+    /// Whether the same may work later without anyone changing anything.
+    pub(crate) fn passing(&self) -> Option<Passing> {
+        match self {
+            Self::Refused(refusal) => Passing::refused(refusal),
+            Self::Lost(error) => Passing::lost(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<LinkError> for SubscribeError {
+    fn from(error: LinkError) -> Self {
+        Self::Lost(error)
+    }
 }
 
 impl From<ConnectError> for SubscribeError {

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sealcast_envelope::WrapSecret;
-use sealcast_link::{Link, LinkOptions, backoff};
+use sealcast_link::{Connection, Link, LinkError, LinkOptions, Turns};
 use sealcast_proto::frame::{Code, From as Begin, Reply};
-use sealcast_proto::{BrokerLink, Identity, Offset, TopicLink};
+use sealcast_proto::{BrokerLink, Identity, Offset, PublicKey, TopicLink};
 use sealcast_state::{PrekeyStore, RoleState, State, StateError, StateRole};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::clock::now_ms;
 use crate::cursor::Cursor;
@@ -16,7 +16,7 @@ use crate::driver::Driver;
 use crate::error::SubscribeError;
 use crate::inbox::{Effects, Inbox, Input};
 use crate::prekeys;
-use crate::stream::{self, PATIENCE};
+use crate::stream::{self, PATIENCE, Stream};
 use crate::subscription::Subscription;
 use crate::taken::Taken;
 
@@ -108,32 +108,17 @@ impl Subscriber {
         let mut inbox = Inbox::new(me, secret, ring, cursor, from, options.until_head);
 
         let link = self.link(&link.broker);
-        let broken = |error: sealcast_link::LinkError| SubscribeError::Broker(error.to_string());
-        let mut busy: u32 = 0;
-        let (stream, first) = loop {
-            let connection = link.connect_in_turn().await?;
-            let mut stream = stream::open(connection, inbox.subscribe()).await.map_err(broken)?;
-            let first = timeout(PATIENCE, stream.reader.reply()).await;
-            let first =
-                first.map_err(|_| SubscribeError::Broker("it does not answer".into()))?.map_err(broken)?;
-            match first {
-                Some(Reply::Refused(refusal)) if refusal.code == Code::Busy => {
-                    busy += 1;
-                    let wait = backoff::turn(refusal.retry_after_ms, busy, &mut rand::rng());
-                    sleep(wait).await;
-                }
-                first => break (stream, first),
+        let mut turns = Turns::new(&link);
+        let (stream, start) = loop {
+            let connection = turns.connect().await?;
+            match begin(connection, &mut inbox, me).await {
+                Ok(begun) => break begun,
+                Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
+                Err(error) => return Err(error),
             }
         };
         let mut effects = Effects::default();
-        match first {
-            Some(start @ Reply::Start(_)) => inbox.handle(Input::Reply(start), now_ms(), &mut effects),
-            Some(Reply::Refused(refusal)) if refusal.code == Code::NotAllowed => {
-                return Err(SubscribeError::NotAllowed(me));
-            }
-            Some(Reply::Refused(refusal)) => return Err(SubscribeError::Broker(refusal.to_string())),
-            _ => return Err(SubscribeError::Broker("it answers something else".into())),
-        }
+        inbox.handle(Input::Reply(start), now_ms(), &mut effects);
         let (items, received) = mpsc::unbounded_channel();
         if !effects.items.is_empty() {
             // The receiver is right here.
@@ -186,11 +171,29 @@ impl Subscriber {
     }
 }
 
+/// A subscription's stream, and the start it began with.
+async fn begin(
+    connection: Connection,
+    inbox: &mut Inbox,
+    me: PublicKey,
+) -> Result<(Stream, Reply), SubscribeError> {
+    let mut stream = stream::open(connection, inbox.subscribe()).await?;
+    let first = timeout(PATIENCE, stream.reader.reply()).await;
+    match first.map_err(|_| LinkError::Late("answer"))?? {
+        Some(start @ Reply::Start(_)) => Ok((stream, start)),
+        Some(Reply::Refused(refusal)) if refusal.code == Code::NotAllowed => {
+            Err(SubscribeError::NotAllowed(me))
+        }
+        Some(Reply::Refused(refusal)) => Err(SubscribeError::Refused(refusal)),
+        _ => Err(SubscribeError::Broker("it answers something else".into())),
+    }
+}
+
 type Loaded = (RoleState, Cursor, sealcast_envelope::PrekeyRing);
 
 fn load(
     state: &State,
-    me: &sealcast_proto::PublicKey,
+    me: &PublicKey,
     topic: &sealcast_proto::TopicId,
     prekeys: &PrekeyStore,
 ) -> Result<Loaded, StateError> {

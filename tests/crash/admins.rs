@@ -63,7 +63,9 @@ pub(crate) async fn change_roster(
                 *roster.lock().unwrap() = Roster { seq: admin.roster().chain().seq(), guest: inside };
             }
             // Away, or going away; the same entry is sent again.
-            Err(AdminError::Connect(_) | AdminError::Broker(_) | AdminError::Refused(_)) => {}
+            Err(
+                AdminError::Connect(_) | AdminError::Broker(_) | AdminError::Lost(_) | AdminError::Refused(_),
+            ) => {}
             // It was stored, and the answer to it was lost.
             Err(AdminError::Members(_)) if inside => inside = false,
             Err(error) => panic!("an admin: {error}"),

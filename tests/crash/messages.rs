@@ -59,5 +59,5 @@ pub(crate) async fn publish(party: Party, who: u8, feed: Feed, seed: u64, stop: 
 
 /// Whether it is the broker's absence, and nothing that a broker may not do.
 fn is_passing(error: &PublishError) -> bool {
-    matches!(error, PublishError::Connect(_) | PublishError::Broker(_))
+    matches!(error, PublishError::Connect(_) | PublishError::Lost(_) | PublishError::Broker(_))
 }

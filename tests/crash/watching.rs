@@ -28,7 +28,7 @@ impl Watching {
         loop {
             let mut subscription = match subscriber.subscribe(&self.link, start).await {
                 Ok(subscription) => subscription,
-                Err(SubscribeError::Connect(_) | SubscribeError::Broker(_)) => {
+                Err(SubscribeError::Connect(_) | SubscribeError::Lost(_)) => {
                     sleep(Duration::from_millis(20)).await;
                     continue;
                 }

@@ -42,6 +42,8 @@ mod memory;
 mod backup;
 // The broker's whole disk in the hands of members and former members.
 mod whole_log;
+// A broker that cannot just now: whoever it turns away comes again.
+mod turned_away;
 // A broker that does what a test tells it to.
 mod hostile;
 // Attacks on all of it, one named test each.

@@ -138,7 +138,7 @@ async fn next(subscription: &mut Subscription) -> Option<Result<sealcast::Receiv
 }
 
 /// Everything up to this line, without it, or to the end. Silence is not counted: how long a test takes is no attack.
-async fn until(subscription: &mut Subscription, last: &str) -> Vec<String> {
+pub(crate) async fn until(subscription: &mut Subscription, last: &str) -> Vec<String> {
     let mut said = Vec::new();
     while let Some(item) = next(subscription).await {
         let line = line(item);

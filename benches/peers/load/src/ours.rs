@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sealcast::{BrokerLink, Durability, Identity, LinkOptions, Policy, Role, State, TopicAdmin, TopicId};
 use sealcast_envelope::{EpochPlan, EpochSender, Message, WrapKey, WrapTarget, fresh};
-use sealcast_link::{Connection, FrameReader, FrameWriter, Link};
+use sealcast_link::{Connection, FrameReader, FrameWriter, Link, Turns};
 use sealcast_proto::frame::{From as Begin, Reply, Request, Subscribe, TABLE_FRAME_SLOTS};
 use sealcast_proto::limits::{MAX_EPOCH_BATCHES, SLOT_BYTES};
 use sealcast_proto::object::PrevClose;
@@ -38,7 +38,7 @@ pub async fn fanout(plan: &Fanout) -> Result<Value> {
     let subscribe = |reader: Arc<Identity>| {
         let link = Link::new(broker.clone(), reader, options.clone());
         async move {
-            let connection = link.connect_in_turn().await?;
+            let connection = Turns::new(&link).connect().await?;
             let (mut writer, mut reader) = connection.open().await?;
             let wish = Subscribe { topic, from: Begin::Latest, roster_seq: None, until_head: false };
             writer.send(Request::Subscribe(wish).encode()).await?;

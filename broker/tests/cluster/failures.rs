@@ -15,6 +15,8 @@ use crate::world::{Pipe, World, soon};
 
 /// For one step of a new connection; then another is tried.
 const SHORT: Duration = Duration::from_secs(3);
+/// For servers and edges to come back, elections included; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Three servers, each killed once while a publisher works. It comes again, to the other edge, where it is refused or cut off,
 /// as the publisher crate does.
@@ -75,6 +77,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
                 _ => fine = false,
             }
         }
+        let lost = Instant::now();
         while !fine {
             // At the other edge, from the first batch that was not acknowledged.
             turn += 1;
@@ -82,6 +85,7 @@ pub async fn every_acknowledged_batch_stands_once_whichever_server_dies() {
                 Some((link, next)) => (_link, pipe, fine) = (Some(link), next, true),
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
+            assert!(lost.elapsed() < PATIENCE, "no edge takes anything");
         }
         slowest = slowest.max(begun.elapsed());
     }
@@ -125,7 +129,7 @@ pub async fn an_edge_without_its_cluster_sends_its_clients_away_and_comes_back()
 async fn of_use(world: &World, topic: TopicId, header: &Bytes) {
     let begun = Instant::now();
     while session(world, topic, header).await.is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never came back");
+        assert!(begun.elapsed() < PATIENCE, "it never came back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -161,7 +165,7 @@ async fn settled(servers: &Servers) {
         if streams.is_ok_and(|streams| streams.len() == 16 && streams.iter().all(whole)) {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the servers do not settle");
+        assert!(begun.elapsed() < PATIENCE, "the servers do not settle");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

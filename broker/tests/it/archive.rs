@@ -13,7 +13,7 @@ use sealcast_proto::{Offset, RosterSeq, TopicId};
 use tokio::time::sleep;
 
 use crate::hand::{Hand, batch_record, header_record};
-use crate::world::{World, ciphertexts};
+use crate::world::{World, ciphertexts, soon};
 
 /// A broker with a topic that has everything: two publishers, several epochs, an entry that removes someone, and a
 /// beginning that retention took. Stopped.
@@ -54,9 +54,12 @@ impl Past {
         let trimmed = |replies: &[Reply]| {
             replies.iter().any(|reply| matches!(reply, Reply::Hole(_, _, HoleReason::Retention)))
         };
-        while keep > 0 && !trimmed(&read(&world, 3, topic).await) {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let retained = async {
+            while keep > 0 && !trimmed(&read(&world, 3, topic).await) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(retained).await;
         let read = read(&world, 3, topic).await;
         drop((owner, client, other, pipe, others));
         world.broker.take().unwrap().shutdown().await;

@@ -7,7 +7,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::disk::Disk;
 use crate::hand::{Hand, batch_record};
-use crate::world::{Client, Pipe, World, ciphertexts};
+use crate::world::{Client, Pipe, World, ciphertexts, soon};
 
 const BATCH: usize = 64 << 10;
 
@@ -82,20 +82,26 @@ async fn fills_up_and_has_space_again(reserve: u64) {
         assert_eq!(read(&reader, topic).await, (0..stored).collect::<Vec<_>>());
         disk.make_space();
         // Without anybody writing: whoever sends publishers only to brokers that are ready waits for it.
-        while world.ask("/readyz").await.0 != 200 {
-            sleep(Duration::from_millis(50)).await;
-        }
+        let ready = async {
+            while world.ask("/readyz").await.0 != 200 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        soon(ready).await;
         // The same bytes, as a publisher would send them; sooner or later they are taken, once.
         let batch = hand.batch(&noise(hand.next));
-        let ack = loop {
-            pipe.record(batch_record(&batch)).await;
-            match pipe.next().await {
-                Reply::Ack(ack) => break ack,
-                Reply::Refused(refusal) => assert_eq!(refusal.code, Code::ReadOnly, "{refusal}"),
-                other => panic!("{other:?}"),
+        let taken = async {
+            loop {
+                pipe.record(batch_record(&batch)).await;
+                match pipe.next().await {
+                    Reply::Ack(ack) => break ack,
+                    Reply::Refused(refusal) => assert_eq!(refusal.code, Code::ReadOnly, "{refusal}"),
+                    other => panic!("{other:?}"),
+                }
+                sleep(Duration::from_millis(50)).await;
             }
-            sleep(Duration::from_millis(50)).await;
         };
+        let ack = soon(taken).await;
         assert_eq!(ack.batch_no.unwrap().0, stored);
         assert!(ack.offset > Offset(stored), "{}", ack.offset);
         assert_eq!(read(&reader, topic).await, (0..=stored).collect::<Vec<_>>());

@@ -46,7 +46,8 @@ struct Sockets {
 
 impl Dialer {
     pub(crate) fn new(broker: BrokerLink, identity: Arc<Identity>, options: LinkOptions) -> Self {
-        let transport = Arc::new(transport::client(options.max_udp_payload, options.keep_alive));
+        let transport =
+            Arc::new(transport::client(options.max_udp_payload, options.keep_alive, broker.hosts().len()));
         Self { broker, identity, options, transport, sockets: Mutex::default() }
     }
 

@@ -29,7 +29,8 @@ pub struct LinkOptions {
     pub connect_timeout: Duration,
     /// For one address, hello included: two repetitions of a lost first packet.
     pub address_timeout: Duration,
-    /// How often an idle connection says that it is there; a restarted broker is noticed within this time.
+    /// How often an idle connection says that it is there; a restarted broker is noticed within this time. Where the link
+    /// names other hosts, a dead one is given up after three times this, and after 10 s at least.
     pub keep_alive: Duration,
     /// Upper bound of MTU discovery, bytes of UDP payload. Raise it on jumbo networks only, on both sides.
     pub max_udp_payload: u16,

@@ -62,8 +62,8 @@ pub(crate) fn broker(options: &ListenOptions) -> TransportConfig {
     config
 }
 
-/// A client's side of a connection.
-pub(crate) fn client(max_udp_payload: u16, keep_alive: Duration) -> TransportConfig {
+/// A client's side of a connection to the broker of a link with so many hosts.
+pub(crate) fn client(max_udp_payload: u16, keep_alive: Duration, hosts: usize) -> TransportConfig {
     let mut config = both(max_udp_payload);
     config
         // The broker opens no stream.
@@ -71,8 +71,21 @@ pub(crate) fn client(max_udp_payload: u16, keep_alive: Duration) -> TransportCon
         .stream_receive_window(CLIENT_STREAM_WINDOW.into())
         .receive_window(CLIENT_WINDOW.into())
         .send_window(CLIENT_SEND_WINDOW)
+        // The smaller of both sides' holds (RFC 9000 section 10.1).
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(patience_ms(keep_alive, hosts)))))
         .keep_alive_interval(Some(keep_alive));
     config
+}
+
+/// How long a client hears nothing before it calls its broker dead, milliseconds. With nowhere else to go, as long as
+/// the broker waits for it. With other hosts in the link, twice the time between keep-alives, counted from the first that is
+/// not answered and sent again and again meanwhile: when a machine dies, messages stand still for three times that long.
+fn patience_ms(keep_alive: Duration, hosts: usize) -> u32 {
+    if hosts < 2 {
+        return IDLE_TIMEOUT_MS;
+    }
+    let twice = u32::try_from(keep_alive.as_millis().saturating_mul(2)).unwrap_or(u32::MAX);
+    twice.clamp(IDLE_TIMEOUT_MS / 3, IDLE_TIMEOUT_MS)
 }
 
 fn both(max_udp_payload: u16) -> TransportConfig {
@@ -153,5 +166,20 @@ impl ConnectionIdGenerator for RandomIds {
 
     fn cid_lifetime(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_broker_is_given_up_sooner_where_there_is_another() {
+        let patience = |seconds, hosts| patience_ms(Duration::from_secs(seconds), hosts);
+        assert_eq!(patience(5, 1), 30_000);
+        assert_eq!((patience(5, 2), patience(7, 2)), (10_000, 14_000));
+        // Within reason.
+        assert_eq!((patience(1, 2), patience(60, 2)), (10_000, 30_000));
+        assert_eq!(patience(u64::MAX, 2), 30_000);
     }
 }

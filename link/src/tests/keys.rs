@@ -93,7 +93,7 @@ pub(super) async fn raw_connect(
     config: rustls::ClientConfig,
     addr: SocketAddr,
 ) -> Result<quinn::Connection, LinkError> {
-    raw_connect_with(config, transport::client(1452, transport::KEEP_ALIVE), addr).await
+    raw_connect_with(config, transport::client(1452, transport::KEEP_ALIVE, 1), addr).await
 }
 
 /// The same with other windows.

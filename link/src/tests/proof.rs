@@ -77,7 +77,7 @@ async fn a_client_proves_its_key_at_every_connection() {
     });
     let (crypto, _) = tls::client_config(&identity(ALICE), [me.public()].into()).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport::client(1452, transport::KEEP_ALIVE)));
+    config.transport_config(Arc::new(transport::client(1452, transport::KEEP_ALIVE, 1)));
     let client = quinn::Endpoint::client(loopback()).unwrap();
     for connections in 1..=3 {
         let quic = soon(client.connect_with(config.clone(), addr, "test.invalid").unwrap()).await.unwrap();

@@ -138,7 +138,7 @@ async fn a_peer_that_stops_reading_is_not_waited_for() {
 #[tokio::test]
 async fn a_peer_that_trickles_is_not_waited_for() {
     let (listener, addr) = listen(ListenOptions::default());
-    let mut transport = transport::client(1_452, transport::KEEP_ALIVE);
+    let mut transport = transport::client(1_452, transport::KEEP_ALIVE, 1);
     transport.stream_receive_window(4_096_u32.into());
     let client = tls::test_client(&identity(ALICE), [identity(BROKER).public()].into());
     let accept = async { listener.accept().await.unwrap().establish().await.unwrap() };

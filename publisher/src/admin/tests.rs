@@ -1,5 +1,6 @@
 //! Administering, and what it shares with publishing, over loopback: a real broker, real files.
 
+use bytes::Bytes;
 use sealcast_broker::{Broker, Config};
 use sealcast_proto::MemberIndex;
 use tempfile::TempDir;
@@ -96,8 +97,9 @@ async fn what_is_signed_is_saved_before_it_is_sent() {
     let world = World::new(&[]).await;
     let mut admin = world.admin().await;
     let connection = admin.to_broker.connect().await.unwrap();
-    let ops = |_: &Roster| vec![Op::Add { identity: key(1), role: Role::Reader }];
-    let mut appending = Box::pin(admin.append(&connection, &ops));
+    let ops = |_: &Roster, _: &[Op]| vec![Op::Add { identity: key(1), role: Role::Reader }];
+    let mut done = Vec::new();
+    let mut appending = Box::pin(admin.append(&connection, &ops, &mut done));
     // As far as it comes without an answer; then the process is gone.
     let asked = std::future::poll_fn(|cx| std::task::Poll::Ready(appending.as_mut().poll(cx).is_pending()));
     assert!(asked.await, "an answer takes a round trip and an fsync");

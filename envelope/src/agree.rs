@@ -31,6 +31,10 @@ pub(crate) fn agree_all<'a>(
     secret: &StaticSecret,
     theirs: impl ExactSizeIterator<Item = &'a WrapKey> + Clone,
 ) -> Vec<Option<Agreed>> {
+    // The batch's inversion is made for an empty one too: as much as five KEK slots, in each chunk of a rewrap.
+    if theirs.len() == 0 {
+        return Vec::new();
+    }
     let multiply =
         |key: &WrapKey| key.point().map(|point| point.mul_clamped(*secret.as_bytes())).unwrap_or_default();
     let points: Zeroizing<Vec<EdwardsPoint>> = Zeroizing::new(theirs.clone().map(multiply).collect());

@@ -41,12 +41,8 @@ fn extract(label: &str, ikm: &Secret) -> Secret {
 }
 
 fn derive(prk: &Secret, label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
-    derive_from(&Expander::new(prk.as_bytes()), label, ctx)
-}
-
-fn derive_from(prk: &Expander, label: &str, ctx: &[u8]) -> Zeroizing<[u8; 32]> {
     let label = label.as_bytes();
-    prk.expand(&[b"sealcast/1 derive", &lp_prefix(label), label, &lp_prefix(ctx), ctx])
+    kdf::expand(prk.as_bytes(), &[b"sealcast/1 derive", &lp_prefix(label), label, &lp_prefix(ctx), ctx])
 }
 
 /// What an epoch's secrets are bound to. Holds no `prev_close`, so that a table can be made while sealing goes on.
@@ -104,19 +100,26 @@ pub(crate) fn slot_keys(
     (kw, Kek(kek))
 }
 
+/// `"sealcast/1 derive" ‖ LP("wrap") ‖ LP(ctx)` up to the 32 bytes of `ctx`.
+const WRAP: &[u8] = b"sealcast/1 derive\0\0\0\x04wrap\0\0\0\x20";
+/// `"sealcast/1 derive" ‖ LP("next") ‖ LP("")`.
+const NEXT: &[u8] = b"sealcast/1 derive\0\0\0\x04next\0\0\0\0";
+
 /// `kek[g]`: what a publisher and one member share from one rewrap to the next. Not boxed: a publisher holds a million.
 pub(crate) struct Kek(pub(crate) Zeroizing<[u8; 32]>);
 
 impl Kek {
     /// `kw` of this member's slot in the rewrap whose context this is, and `kek[g+1]`.
     pub(crate) fn wrap(&self, context: &Context) -> (Zeroizing<[u8; 32]>, Self) {
+        // For every member of every rewrap: what `derive` puts together piece by piece stands here as constants.
         let prk = Expander::new(&self.0);
-        (derive_from(&prk, "wrap", context.0.as_bytes()), Self(derive_from(&prk, "next", b"")))
+        let kw = prk.expand(&[WRAP, context.0.as_bytes()]);
+        (kw, Self(prk.expand_last(&[NEXT])))
     }
 
     /// `kek[g+1]`; `kek[g]` is wiped when the caller replaces it.
     pub(crate) fn next(&self) -> Self {
-        Self(derive_from(&Expander::new(&self.0), "next", b""))
+        Self(kdf::expand(&self.0, &[NEXT]))
     }
 }
 
@@ -163,6 +166,23 @@ impl EpochSecrets {
             commitment: *derive(&prk, "commit", ctx),
             batch_key: BatchKey(derive(&prk, "batch 0", ctx).into()),
             advance: AdvanceSecret(derive(&prk, "advance", ctx).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewrap_derives_what_derive_does() {
+        let context = Context(Hash([3; 32]));
+        for fill in [0, 1, 0x5a, 0xff] {
+            let (kek, prk) = (Kek(Zeroizing::new([fill; 32])), Secret::from(Zeroizing::new([fill; 32])));
+            let (kw, next) = kek.wrap(&context);
+            assert_eq!(kw, derive(&prk, "wrap", context.0.as_bytes()));
+            assert_eq!(next.0, derive(&prk, "next", b""));
+            assert_eq!(next.0, kek.next().0);
         }
     }
 }

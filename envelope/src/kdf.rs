@@ -38,13 +38,24 @@ impl Expander {
             if counter > 1 {
                 HmacImpl::update(&mut mac, previous.as_ref());
             }
-            info.iter().for_each(|part| HmacImpl::update(&mut mac, part));
-            HmacImpl::update(&mut mac, &[counter]);
-            take(mac, &mut previous);
+            next_block(mac, info, counter, &mut previous);
             block.iter_mut().zip(previous.iter()).for_each(|(to, from)| *to = *from);
         }
         okm
     }
+
+    /// `HKDF-Expand(prk, info₁ ‖ info₂ ‖ …, 32)`, the last of this key: without a copy of its state to make and to wipe.
+    pub(crate) fn expand_last(self, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+        let mut okm = Zeroizing::new([0; 32]);
+        next_block(self.0, info, 1, &mut okm);
+        okm
+    }
+}
+
+fn next_block(mut mac: Hmac<Sha256>, info: &[&[u8]], counter: u8, out: &mut [u8; 32]) {
+    info.iter().for_each(|part| HmacImpl::update(&mut mac, part));
+    HmacImpl::update(&mut mac, &[counter]);
+    take(mac, out);
 }
 
 fn take(mac: Hmac<Sha256>, out: &mut [u8; 32]) {

@@ -181,7 +181,11 @@ impl<'a> SlotMaker<'a> {
         let mut sealed = Zeroizing::new(*self.seed.0.as_bytes());
         let tag = aead::seal_once(kw, &aad, sealed.as_mut()).ok()?;
         let mut ct = [0; 32 + TAG];
-        ct.iter_mut().zip(sealed.iter().chain(&tag)).for_each(|(to, from)| *to = *from);
+        if let Some((at, rest)) = ct.split_first_chunk_mut()
+            && let Some(end) = rest.first_chunk_mut()
+        {
+            (*at, *end) = (*sealed, tag);
+        }
         Some(Slot { member, source, ct })
     }
 }

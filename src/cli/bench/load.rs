@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use sealcast_proto::PublicKey;
 use sealcast_proto::policy::Durability;
-use sealcast_publisher::Topic;
+use sealcast_publisher::{Pending, Topic};
 use sealcast_subscriber::{Event, Subscription};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -69,6 +69,8 @@ struct Counts {
     /// Of each subscriber.
     delivered: Vec<AtomicU64>,
     latencies: Vec<Mutex<Histogram<u64>>>,
+    /// From when a message was due to its acknowledgement; only where a rate is kept: without, it is the time in queues.
+    acknowledged: Mutex<Histogram<u64>>,
     /// How often a subscriber was told that a publisher gives no sign of life.
     stalls: AtomicU64,
 }
@@ -90,6 +92,7 @@ impl Counts {
             published: AtomicU64::new(0),
             delivered: (0..subscribers).map(|_| AtomicU64::new(0)).collect(),
             latencies: (0..HISTOGRAMS).map(|_| histogram()).collect::<Result<_, _>>()?,
+            acknowledged: histogram()?,
             stalls: AtomicU64::new(0),
         })
     }
@@ -194,6 +197,7 @@ pub(super) async fn measure(plan: &Plan, stage: &mut Stage, progress: &Progress)
         published,
         delivered,
         latencies,
+        acknowledged: plan.rate.map(|_| lock(&counts.acknowledged).clone()),
         stalls: counts.stalls.load(Ordering::Relaxed),
         broker: process(0),
         clients: process(1),
@@ -262,7 +266,12 @@ impl Sender {
         let Some(began) = began else { return Ok(Ended::Publisher(self.number)) };
         match pace {
             None => self.flood(plan.ahead(), began, plan.duration).await?,
-            Some(pace) => self.keep(pace, began, plan.duration).await?,
+            Some(pace) => {
+                let (sent, waiting) = mpsc::unbounded_channel();
+                let counts = Arc::clone(&self.counts);
+                let answers = acknowledged(waiting, &counts);
+                tokio::try_join!(self.keep(pace, began, plan.duration, sent), answers)?;
+            }
         }
         self.send(self.counts.now_us(), Part::Last).await?;
         self.topic.flush().await?;
@@ -285,7 +294,13 @@ impl Sender {
 
     /// A message that is sent late because those before it were held up was due when it was due; that the system's timer
     /// comes late is nobody's latency.
-    async fn keep(&mut self, pace: Pace, began: Instant, duration: Duration) -> Result<(), Failure> {
+    async fn keep(
+        &mut self,
+        pace: Pace,
+        began: Instant,
+        duration: Duration,
+        sent: mpsc::UnboundedSender<(u64, Pending)>,
+    ) -> Result<(), Failure> {
         let mut awake = Instant::now();
         for message in 0.. {
             let due = pace.due(message);
@@ -297,19 +312,34 @@ impl Sender {
                 sleep_until(due.into()).await;
                 awake = Instant::now();
             }
-            let due = due.max(awake).saturating_duration_since(self.counts.began);
-            self.send(micros(due), Part::Measured).await?;
+            let due = micros(due.max(awake).saturating_duration_since(self.counts.began));
+            let pending = self.send(due, Part::Measured).await?;
+            // Whoever waits for the answers goes on until this end is dropped.
+            let _ = sent.send((due, pending));
         }
         Ok(())
     }
 
-    async fn send(&mut self, due_us: u64, part: Part) -> Result<(), Failure> {
-        // Whether it was acknowledged, flush says.
-        drop(self.topic.send(self.pattern.message(self.number, due_us, part)).await?);
+    /// Whether it was acknowledged, a flush says too.
+    async fn send(&mut self, due_us: u64, part: Part) -> Result<Pending, Failure> {
+        let pending = self.topic.send(self.pattern.message(self.number, due_us, part)).await?;
         self.number += 1;
         self.counts.published.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(pending)
     }
+}
+
+/// Counts the time to each acknowledgement; they come in the order of the messages.
+async fn acknowledged(
+    mut waiting: mpsc::UnboundedReceiver<(u64, Pending)>,
+    counts: &Counts,
+) -> Result<(), Failure> {
+    while let Some((due_us, pending)) = waiting.recv().await {
+        pending.await?;
+        let latency = counts.now_us().saturating_sub(due_us);
+        lock(&counts.acknowledged).saturating_record(latency.max(1));
+    }
+    Ok(())
 }
 
 struct Reader {

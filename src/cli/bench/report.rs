@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) delivered: u64,
     /// Microseconds.
     pub(super) latencies: Histogram<u64>,
+    /// Of acknowledgements, where a rate was kept; microseconds.
+    pub(super) acknowledged: Option<Histogram<u64>>,
     pub(super) stalls: u64,
     pub(super) broker: Option<Process>,
     /// This process: publishers and subscribers.
@@ -78,11 +80,13 @@ impl Report {
             self.took.as_secs_f64()
         ));
         lines.push(String::new());
-        let percentiles = PERCENTILES.map(|(_, of)| time(self.latencies.value_at_percentile(of)));
-        lines.extend(table(
-            &["latency", " p50", " p90", " p99", " p99.9", " max"],
-            &[[vec!["publish to open".to_owned()], percentiles.to_vec()].concat()],
-        ));
+        let latency = |what: &str, latencies: &Histogram<u64>| {
+            let percentiles = PERCENTILES.map(|(_, of)| time(latencies.value_at_percentile(of)));
+            [vec![what.to_owned()], percentiles.to_vec()].concat()
+        };
+        let mut latencies = vec![latency("publish to open", &self.latencies)];
+        latencies.extend(self.acknowledged.as_ref().map(|of| latency("publish to acknowledged", of)));
+        lines.extend(table(&["latency", " p50", " p90", " p99", " p99.9", " max"], &latencies));
         let first = time(u64::try_from(self.first_message.as_micros()).unwrap_or(u64::MAX));
         lines.push(format!(
             "first message, its key wrapped for {}: {first}",
@@ -132,11 +136,14 @@ impl Report {
             }),
             None => Value::Null,
         };
-        let mut latency: serde_json::Map<_, _> = PERCENTILES
-            .iter()
-            .map(|(name, of)| ((*name).to_owned(), self.latencies.value_at_percentile(*of).into()))
-            .collect();
-        latency.insert("mean".into(), self.latencies.mean().into());
+        let latency = |latencies: &Histogram<u64>| {
+            let mut out: serde_json::Map<String, Value> = PERCENTILES
+                .iter()
+                .map(|(name, of)| ((*name).to_owned(), latencies.value_at_percentile(*of).into()))
+                .collect();
+            out.insert("mean".into(), latencies.mean().into());
+            out
+        };
         let object = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "publishers": plan.publishers,
@@ -148,7 +155,8 @@ impl Report {
             "seconds": self.took.as_secs_f64(),
             "published": flow(self.published),
             "delivered": flow(self.delivered),
-            "latency_us": latency,
+            "latency_us": latency(&self.latencies),
+            "acknowledged_us": self.acknowledged.as_ref().map(latency),
             "first_message_ms": self.first_message.as_secs_f64() * 1e3,
             "stalls": self.stalls,
             "broker": process(self.broker),
@@ -191,6 +199,7 @@ mod tests {
             first_message: Duration::from_millis(12),
             published: 2_000,
             delivered: 20_000,
+            acknowledged: Some(latencies.clone()),
             latencies,
             stalls: 0,
             broker: Some(Process { cpu: Duration::from_millis(50), resident: 3 << 20 }),
@@ -205,7 +214,8 @@ mod tests {
         for wanted in [
             "1 publisher, 10 subscribers, 12 members; messages of 100 bytes, 1,000 a second; memory",
             "delivered    20,000    10,000  976.6 KiB/s",
-            "publish to open  500 µs  900 µs  990 µs  1.0 ms  1.0 ms",
+            "publish to open          500 µs  900 µs  990 µs  1.0 ms  1.0 ms",
+            "publish to acknowledged  500 µs  900 µs  990 µs  1.0 ms  1.0 ms",
             "broker                         0.05 s                     2.500 s         3.0 MiB",
             "publishers and subscribers  not known",
         ] {
@@ -214,7 +224,7 @@ mod tests {
         let json: Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["delivered"]["per_s"], 10_000.0);
         assert_eq!(json["broker"]["cpu_s_per_million_deliveries"], 2.5);
-        assert_eq!(json["latency_us"]["p99"], 990);
+        assert_eq!((&json["latency_us"]["p99"], &json["acknowledged_us"]["p50"]), (&990.into(), &500.into()));
         assert!(json["clients"].is_null());
     }
 

@@ -44,7 +44,7 @@ def number(value, digits=3):
 
 def write(results, out):
     cells, machine = results["cells"], results["machine"]
-    parts = [about(machine)]
+    parts = [about(machine) + of_other_runs(cells, machine)]
     for draw in (targets, fanout, growth, memory, latency, path, durable, wrap, removal):
         text = draw(cells, out)
         if text:
@@ -56,8 +56,18 @@ def about(machine):
     load = lambda key: " ".join(f"{value:.1f}" for value in machine[key])
     return (f"Written by `benches/peers/run`, not by hand. {machine['when']}, {machine['cores']} cores of {machine['cpu']}"
             f"{' with AVX-512 IFMA' if machine['avx512ifma'] else ''}, Linux {machine['kernel']}; medians of {machine['rounds']} "
-            f"rounds of {machine['seconds']} s a cell, peers in turn; load average before {load('load_before')}, after "
+            f"rounds of {machine['seconds']} s a cell, peers in turn{', at real-time priority' if machine.get('realtime') else ''}; load average before {load('load_before')}, after "
             f"{load('load_after')}; commit {''.join(machine['commit'])}. {'; '.join(machine['versions'])}.")
+
+
+def of_other_runs(cells, machine):
+    """A run of some parts leaves the others as they were: which."""
+    older = {}
+    for cell in cells:
+        if cell.get("when", "before") != machine["when"]:
+            older.setdefault(cell.get("when", "before"), []).append(cell["part"])
+    said = [f"{', '.join(dict.fromkeys(parts))}: {when}" for when, parts in older.items()]
+    return f" Of earlier runs: {'; '.join(said)}." if said else ""
 
 
 def targets(cells, out):
@@ -86,6 +96,10 @@ def targets(cells, out):
         threads = find(cells, "threads", "ours, fresh") or {}
         row("fresh wrap, two threads : two processes of one", "≥ 0.9", threads.get("ratio"), lambda v: v >= 0.9)
         row("ladder : rewrap", "≥ 50", ratio(wrap_of["naive_shared_us"], wrap_of["rewrap_us"]), lambda v: v >= 50)
+    sealed = find(cells, "seal", "ours", size=1024)
+    if sealed:
+        row("seal and sign, 1 KiB messages in full batches : bare AES-256-GCM-SIV and SHA-256", "≥ 0.8", sealed["ratio"],
+            lambda v: v >= 0.8)
     for members in (1000, 10000):
         got = find(cells, "removal", "all", members=members)
         if got:
@@ -311,6 +325,11 @@ def wrap(cells, out):
     paced = ("" if not threads else "\n\nFresh wraps a second of the clock, 10,000 members: one process with two threads "
              f"{threads['together_per_s']:,.0f}, two processes of one thread started together {threads['apart_per_s']:,.0f}: "
              f"ratio {threads['ratio']:.2f}.")
+    sealed = find(cells, "seal", "ours", size=1024)
+    if sealed:
+        paced += (f"\n\nSealing and signing batches of {sealed['messages']:,} messages of 1 KiB, one thread: "
+                  f"{sealed['seal_bytes_per_s'] / 1e9:.2f} GB/s; AES-256-GCM-SIV and SHA-256 alone over the same bytes "
+                  f"{sealed['bare_bytes_per_s'] / 1e9:.2f} GB/s: ratio {sealed['ratio']:.2f}.")
     bars(out / "wrap.svg", "µs of one thread a member (less is better)", groups)
     return ("### A key for every member: µs of CPU a member, one thread\n\n"
             + table(["members", "age", "hpke", "naive ladder, a key each", "naive ladder, one key", "ours, fresh", "ours, rewrap",

@@ -1,8 +1,8 @@
 //! What it costs to give N members a key, and to take one of them out: ours and others', in one process, in turn.
 //!
 //! `peers-wrap wrap N`, `peers-wrap removal N`, `peers-wrap best N` (mls-rs where every member has committed before). One
-//! thread (RAYON_NUM_THREADS=1). `peers-wrap pace N`: fresh wraps on the clock, with as many threads as that says. Prints
-//! one JSON object of medians.
+//! thread (RAYON_NUM_THREADS=1). `peers-wrap pace N`: fresh wraps on the clock, with as many threads as that says.
+//! `peers-wrap seal SIZE`: full batches of such messages. Prints one JSON object of medians.
 
 #[path = "../../../members.rs"]
 mod members;
@@ -11,6 +11,7 @@ mod naive;
 
 mod mls;
 mod ours;
+mod seal;
 mod wrap;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -28,7 +29,8 @@ fn main() {
         }),
         "best" => mls::mls_rs_best(members),
         "pace" => wrap::pace(members),
-        other => panic!("wrap, removal, best or pace, not {other}"),
+        "seal" => seal::run(members as usize),
+        other => panic!("wrap, removal, best, pace or seal, not {other}"),
     };
     println!("{result}");
 }

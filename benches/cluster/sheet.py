@@ -21,13 +21,17 @@ def write(results, out):
     (out / "cluster.md").write_text("\n\n".join(parts) + "\n")
 
 
+def was_busy(machine):
+    return max(machine["busy_before"], machine["busy_after"]) > 0.1
+
+
 def about(machine):
     load = lambda key: " ".join(f"{value:.1f}" for value in machine[key])
     busy = ("**The machine was busy with other work while this was measured; what waits for a core or the disk is far too high, and is to be "
-            "measured again.** " if max(machine["load_before"][:2]) > 1 else "")
+            "measured again.** " if was_busy(machine) else "")
     return (f"Written by `benches/cluster/run`, not by hand. {busy}{machine['when']}, {machine['cores']} cores of {machine['cpu']}, Linux "
-            f"{machine['kernel']}; medians of {machine['rounds']} rounds of {machine['seconds']} s a cell, rows in turn; load average before "
-            f"{load('load_before')}, after {load('load_after')}; commit {''.join(machine['commit'])}. {'; '.join(machine['versions'])}.\n\n"
+            f"{machine['kernel']}; medians of {machine['rounds']} rounds of {machine['seconds']} s a cell, rows in turn; of its cores, others used "
+            f"{machine['busy_before']:.0%} before and {machine['busy_after']:.0%} after, load average {load('load_before')} and {load('load_after')}; commit {''.join(machine['commit'])}. {'; '.join(machine['versions'])}.\n\n"
             "Loopback. A row's broker and all its servers share one core with those of the other rows, which idle; the load, "
             "`sealcast bench` with one publisher and one subscriber that seal, sign, verify and open, has another; all logs are on one disk, "
             "three copies too. On machines of their own three servers have three disks, and a network between them.")
@@ -66,9 +70,15 @@ def compared(cells, out):
     return text + "\n\n![messages a second](cluster.svg)\n\n![latency](cluster-latency.svg)"
 
 
-def per(cell, what, of):
+def busy(cells, name, got, what):
+    """CPU time of a run without what the same processes use when they are idle; seconds."""
+    idle = find(cells, "idle", name)
+    return max(got[what] - idle[what] / idle["wall_s"] * got["wall_s"], 0) if what in got else None
+
+
+def per(cpu_s, cell, of):
     """Microseconds of CPU for each."""
-    return cell[what] * 1e6 / cell[of] if cell.get(what) is not None and cell.get(of) else None
+    return cpu_s * 1e6 / cell[of] if cpu_s is not None and cell.get(of) else None
 
 
 def work(cells):
@@ -77,13 +87,14 @@ def work(cells):
         row = [WHAT[name]]
         for part, wish in (("latency", {}), ("throughput", dict(size=1024))):
             result = find(cells, part, name, **wish)
-            row += [number(per(result, "broker_cpu_s", "records")), number(per(result, "servers_cpu_s", "stored_messages"))]
+            row += [number(per(busy(cells, name, result, "broker_cpu_s"), result, "records")),
+                    number(per(busy(cells, name, result, "servers_cpu_s"), result, "stored_messages"))]
         flood = find(cells, "throughput", name, size=1024)
         row.append(f"{flood['stored_bytes'] / flood['stored_messages'] / 1024:.0f}" if flood.get("stored_messages") else "–")
         rows.append(row)
     return ("### CPU time, µs a record (a record is a batch)\n\n" + table(
         ["", "one message of 1 KiB a record: broker", "all servers", "as fast as it goes, 1 KiB: broker", "all servers", "KiB a record"], rows)
-        + "\n\nOf everything from the beginning of a run to its end: handshakes, the topic's creation and what idle servers do are in it.")
+        + "\n\nOf everything from the beginning of a run to its end: handshakes and the topic's creation are in it; what the same processes use when idle is not.")
 
 
 def reading(cells):
@@ -91,16 +102,16 @@ def reading(cells):
     caught, idle = of("catch-up"), of("idle")
     rows = [["everything that the rounds left, from the beginning", f"{caught['messages']:,.0f}", f"{caught['bytes'] / 1e6:,.0f}",
              number(caught["messages"] / caught["seconds"]), number(caught["bytes"] / 1e6 / caught["seconds"]),
-             number(per(caught, "edge_cpu_s", "messages"))]]
-    for name in ("small records", "large records", "50,000 members"):
+             number(per(caught["edge_cpu_s"], caught, "messages"))]]
+    for name in ("small records", "large records", "100,000 members"):
         got = of(name)
         rows.append([f"as it comes: {name}", f"{got['stored_messages']:,.0f}", f"{got['stored_bytes'] / 1e6:,.1f}", "–", "–",
-                     number(per(got, "edge_cpu_s", "stored_messages"))])
-    many = of("50,000 members")
+                     number(per(got["edge_cpu_s"], got, "stored_messages"))])
+    many = of("100,000 members")
     return ("### An edge that only reads\n\nEvery edge reads what any of them takes. This one has no clients.\n\n"
             + table(["", "messages of the streams", "MB", "messages/s", "MB/s", "CPU, µs a message"], rows)
-            + f"\n\nWith nothing to read it uses {idle['edge_cpu_s'] / idle['edge_seconds']:.1%} of a core. A topic of 50,000 members, its roster "
-            f"and a key for each, costs it {many['edge_cpu_s'] / 50_000 * 1e6:.1f} µs and {many['edge_resident'] / 50_000:,.0f} bytes of memory a member.")
+            + f"\n\nWith nothing to read it uses {idle['edge_cpu_s'] / idle['edge_seconds']:.1%} of a core. A topic of 100,000 members, its roster "
+            f"and a key for each, costs it {many['edge_cpu_s'] / 100_000 * 1e6:.1f} µs and {many['edge_resident'] / 100_000:,.0f} bytes of memory a member.")
 
 
 def fan_out(cells):

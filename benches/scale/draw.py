@@ -36,6 +36,8 @@ def count(value):
 
 
 def seconds(value):
+    if value == math.inf:
+        return "never"
     return f"{value * 1e6:.3g} µs" if value < 1e-3 else f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s" if value < 600 else f"{value / 60:.3g} min"
 
 
@@ -71,8 +73,9 @@ def removal(costs):
         edges = model.edges(costs, subscribers, *USUAL)[0]
         got = model.removal(costs, subscribers, edges)
         where = f"{subscribers:,}" + (f", in {model.topics(subscribers)} topics" if model.topics(subscribers) > 1 else "")
+        spread = [short(got.leader, "B"), short(got.edge, "B"), f"{costs.removal_bytes:.0f} B", seconds(got.whole())]
         rows.append([where, f"{got.members:,}", count(edges), seconds(got.publisher), short(got.table, "B"), short(got.stored, "B"),
-                     short(got.leader, "B"), short(got.edge, "B"), f"{costs.removal_bytes:.0f} B", seconds(got.whole()), seconds(got.spacing)])
+                     *(spread if edges < math.inf else ["–"] * len(spread)), seconds(got.spacing)])
     return table(["subscribers", "members of the topic", "edges", "publisher's CPU, one thread", "slot table, into JetStream and every edge",
                   "stored, three copies", "out of the stream's leader", "out of each edge", "a member downloads",
                   "until the last member can have its key, at the least", "the next one no sooner than"], rows)
@@ -100,7 +103,7 @@ def limits(costs):
          f"{seconds(MOST_MEMBERS * costs.fresh_us / 1e6)} for {MOST_MEMBERS:,} members; a rewrap {seconds(MOST_MEMBERS * costs.rewrap_us / 1e6)}",
          "more threads: it is parallel; several topics"],
         [f"removals from one full topic: its table goes whole to every edge, out of one leader",
-         f"beyond {count(spread)} edges a table of {short(MOST_MEMBERS * SLOT, 'B')} is on its way for more than the {model.SPACING_MOST} s in which the next removal may come ({usual}: {count(edges_of(10**8))} edges at 10⁸)",
+         f"beyond {count(spread)} edges a table of {short(MOST_MEMBERS * SLOT, 'B')} is on its way for more than the {model.SPACING_MOST} s in which the next removal may come ({usual}, edges at 10⁸: {count(edges_of(10**8))})",
          "edges that ask for their own subscribers' slots; a tree of edges"],
         ["rosters in every edge's memory", f"{short(roster)} members of all topics fill half of {MACHINE.memory >> 30} GiB",
          "edges that hold the rosters of their subscribers' topics only"],

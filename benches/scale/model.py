@@ -12,6 +12,8 @@ USUAL = (1, 1024)
 SUBSCRIBERS = [10**4, 10**6, 10**8]
 # Fixed by the protocol (proto/src/limits.rs): slots in a table, and bytes of one.
 MOST_MEMBERS, SLOT = 4_000_000, 56
+# Streams over which topics are spread, for ever (broker/src/order.rs), each with a leader that gives its records to every edge.
+STREAMS = 8
 # The default policy: keys turn every hour, records are kept a week.
 EPOCH, RETAIN = 3_600, 7 * 86_400
 # A broker takes no two removals of a topic closer than this, or twice the last upload, up to that.
@@ -24,7 +26,7 @@ PACKET, FITS = 60, 1_390
 class Machine:
     """What an edge or a server is assumed to be; `used` of it at most."""
     cores: int = 16
-    memory: int = 64 << 30
+    memory: int = 128 << 30
     network: float = 25e9 / 8
     disk: float = 4e12
     used: float = 0.5
@@ -127,11 +129,15 @@ def coming_back(costs, subscribers):
 def servers(costs, subscribers, rate, size, count):
     """JetStream nodes with three copies of everything: they give every edge everything."""
     records, stored = ingest(costs, subscribers, rate, size)
-    each = costs.give_record_us / 1e6
+    cpu = records * (costs.store(stored / records) + count * costs.give_record_us / 1e6) / MACHINE.cpu()
+    network = stored * (count + 2) / MACHINE.out()
+    many = topics(subscribers)
+    if max(cpu, network) * math.ceil(many / STREAMS) / many > 1:
+        return math.inf, "one leader"
     by = {
         "three copies": 3,
-        "CPU": (records * (costs.store(stored / records) + count * each)) / MACHINE.cpu(),
-        "network": stored * (count + 2) / MACHINE.out(),
+        "CPU": cpu,
+        "network": network,
         # Three copies of all that the topics' policy keeps.
         "disk": 3 * (stored * RETAIN) / (MACHINE.disk * MACHINE.used),
     }

@@ -216,6 +216,7 @@ impl Actor {
             }
             Message::Head { identity, head, answer } => self.head(&identity, head, answer),
             Message::ReadBack(read) => self.read_back(read, round),
+            Message::Missed { trim, budget } => self.missed((*trim).clone(), budget, round),
             Message::Sign(sign) => self.sign(sign),
             Message::Barrier { reply } => round.barriers.push(reply),
             Message::Prekey { prekey } => self.prekey(prekey),
@@ -372,6 +373,7 @@ impl Actor {
         for effect in effects {
             match effect {
                 Effect::Append(append) => self.append(append, round),
+                Effect::Index(offset, index) => self.index(offset, index, round),
                 Effect::Ack(session, ack) => round.answers.push((session, Answer::Ack(ack))),
                 Effect::Refuse(session, refusal) => round.answers.push((session, Answer::Refused(refusal))),
                 Effect::Superseded(session) => round.answers.push((session, Answer::Superseded)),
@@ -406,6 +408,14 @@ impl Actor {
             Index::Batch { publisher, epoch, batch_no, digest } => {
                 round.writes.push(Write::Batch { topic, publisher, epoch, batch_no, offset, digest });
             }
+        }
+    }
+
+    /// What the index holds beside no record.
+    fn index(&self, offset: Offset, index: Index, round: &mut Round) {
+        if let Index::Batch { publisher, epoch, batch_no, digest } = index {
+            let topic = self.topic.id();
+            round.writes.push(Write::Batch { topic, publisher, epoch, batch_no, offset, digest });
         }
     }
 

@@ -3,13 +3,14 @@
 
 mod marks;
 mod table;
+pub(crate) mod trim;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sealcast_proto::object::{Genesis, Prekey};
 use sealcast_proto::{Signed, TopicId};
 use tokio::sync::mpsc;
@@ -19,12 +20,12 @@ use tokio::time::{sleep, timeout};
 pub(crate) use self::marks::Marks;
 pub use self::marks::MarksError;
 use crate::actor::ordered;
-use crate::handle::{Message, Origin, ReadBack, Sign};
+use crate::handle::{Message, Origin, ReadBack, Sign, Topic};
 use crate::load;
 use crate::order::{Order, OrderError, PARTITIONS, PATIENCE, Placed, Proposal, Proposed, follow};
 use crate::shared::Shared;
 use crate::store::{LogError, Write};
-use crate::topic::Table;
+use crate::topic::{Table, Trim};
 
 /// Proposals of a partition that were read and wait for their topics, a count: one may be a megabyte.
 const AHEAD: usize = 8;
@@ -33,6 +34,8 @@ const BESIDE: usize = 1 << 10;
 /// How often the place is kept up to which the view stands on the disk: what was read after it is read again after a
 /// restart.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// Topics that are asked about at once, a count.
+const AT_ONCE: usize = 32;
 /// How often it is asked whether the cluster answers,
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// and for how long it may not before clients are sent to other edges: longer than an election among servers takes.
@@ -71,6 +74,12 @@ pub(crate) async fn begin(
             read = order.read();
         }
     }
+    for topic in shared.registry.topics() {
+        // A view with a hole in it that nothing tells of is shown to nobody.
+        if let Err(error) = trim::settle(shared, order, &topic).await {
+            tracing::warn!(topic = %topic.id().short(), %error, "not trimmed: tried again");
+        }
+    }
     tasks.spawn(edge.clone().keep_marks(marks));
     tasks.spawn(edge.look_after());
     Ok(tasks)
@@ -79,7 +88,12 @@ pub(crate) async fn begin(
 impl Edge {
     /// Hands a partition's proposals to their topics, in order.
     async fn hand_over(self: Arc<Self>, partition: u16, mut placed: mpsc::Receiver<Placed>) {
-        while let Some(Placed { at, stored_ms, topic, proposal }) = placed.recv().await {
+        let mut removed = None;
+        self.look_back(partition, &mut removed).await;
+        while let Some(Placed { at, stored_ms, topic, gap, proposal }) = placed.recv().await {
+            if gap {
+                self.look_back(partition, &mut removed).await;
+            }
             if let Some((proposal, bytes)) = proposal
                 && let Err(error) = self.take((partition, at), stored_ms, topic, proposal, bytes).await
             {
@@ -101,7 +115,16 @@ impl Edge {
         let Proposal { by, what, author, .. } = proposal;
         match what {
             Proposed::Topic => {
-                self.topic(id, bytes).await?;
+                self.topic((partition, at), id, bytes).await?;
+                self.order.settled(by);
+                return Ok(());
+            }
+            Proposed::Trim => {
+                if let Some(topic) = self.shared.registry.topic(&id)
+                    && let Some(trim) = Trim::decode(bytes)
+                {
+                    topic.trims.note(at, Arc::new(trim), self.order.is_own(by));
+                }
                 self.order.settled(by);
                 return Ok(());
             }
@@ -123,7 +146,8 @@ impl Edge {
         let size = bytes.len() + BESIDE;
         let table = match &what {
             Proposed::Header(parts) => {
-                table::stage(&self.shared.storage, &self.order, partition, &bytes, parts).await?
+                let of = (partition, stored_ms);
+                table::stage(&self.shared.storage, &self.order, of, &bytes, parts).await?
             }
             _ => Table::Missing,
         };
@@ -138,7 +162,7 @@ impl Edge {
     }
 
     /// A topic that some edge's owner created; again: no change.
-    async fn topic(&self, id: TopicId, genesis: Bytes) -> Result<(), LogError> {
+    async fn topic(&self, place: (u16, u64), id: TopicId, genesis: Bytes) -> Result<(), LogError> {
         let signed: Result<Signed<Genesis>, _> = load::kept(&genesis);
         let parsed = signed.ok().and_then(|signed| Some((signed.verify_topic(&id).ok()?, signed)));
         let Some((parsed, signed)) = parsed else {
@@ -152,6 +176,57 @@ impl Edge {
         let begun = self.shared.begin(Origin { id, genesis: parsed, signed }).await;
         begun.map_err(|error| LogError::Corrupt(error.to_string()))?;
         tracing::info!(topic = %id.short(), "topic taken up");
+        if let Some(topic) = self.shared.registry.topic(&id) {
+            while let Err(error) = self.look_back_in(place.1, &topic).await {
+                again(&error).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something was taken out of a partition, perhaps something that this edge did not read. What was trimmed is said in the
+    /// stream before it is taken out: so it is known before what stands behind it is read. `removed`: how much was taken
+    /// out when this was done last.
+    async fn look_back(&self, partition: u16, removed: &mut Option<u64>) {
+        loop {
+            match self.try_look_back(partition, *removed).await {
+                Ok(now) => return *removed = Some(now),
+                Err(error) => again(&error).await,
+            }
+        }
+    }
+
+    async fn try_look_back(&self, partition: u16, removed: Option<u64>) -> Result<u64, OrderError> {
+        let now = self.order.cluster().removed(partition).await?;
+        if removed != Some(now) {
+            let from = self.order.read().get(usize::from(partition)).copied().unwrap_or_default();
+            let topics = self.shared.registry.topics().into_iter();
+            let of = topics.filter(|topic| crate::order::partition(&topic.id()) == partition);
+            let looked = futures_util::stream::iter(of)
+                .map(|topic| async move { self.look_back_in(from, &topic).await })
+                .buffer_unordered(AT_ONCE);
+            looked.try_collect::<Vec<()>>().await?;
+        }
+        Ok(now)
+    }
+
+    /// Tells a topic what was trimmed of it, if it was read up to `from` only.
+    async fn look_back_in(&self, from: u64, topic: &Topic) -> Result<(), OrderError> {
+        let id = topic.id();
+        let Some((at, trim)) = self.order.cluster().trimmed(&id).await? else { return Ok(()) };
+        let trim = Arc::new(trim);
+        let log = self.shared.storage.reads.log().clone();
+        let next = log.bounds(&id).map_err(|error| OrderError::Unfit(error.to_string()))?.next.0;
+        if trim.before.0 > from.max(next) {
+            tracing::info!(topic = %id.short(), before = %trim.before, "goes on behind what was trimmed");
+            let size = trim.encode().len() + BESIDE;
+            let budget = self.shared.storage.commit.reserve(size).await;
+            let budget = budget.map_err(|error| OrderError::Unfit(error.to_string()))?;
+            // An error means that the broker is being dropped.
+            let _ = topic.send(Message::Missed { trim: trim.clone(), budget }).await;
+        }
+        // Whoever said it may have gone before it was done.
+        topic.trims.note(at, trim, true);
         Ok(())
     }
 
@@ -232,4 +307,10 @@ impl Edge {
             }
         }
     }
+}
+
+/// The order cannot be read on before this is known.
+async fn again(error: &OrderError) {
+    tracing::warn!(%error, "what was trimmed is not known: asked again");
+    sleep(ASK_EVERY).await;
 }

@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::casts::Casts;
+use crate::edge::trim::Trims;
 use crate::limits;
 use crate::load;
 use crate::ops::report::{Feeding, Follower, Insight};
@@ -25,7 +26,7 @@ use crate::ring::Ring;
 use crate::roster_index::{Opening, RosterIndex};
 use crate::shared::Shared;
 use crate::store::{Budget, TableId};
-use crate::topic::{HeaderItem, RosterItem, SessionId, Standing, Table};
+use crate::topic::{HeaderItem, RosterItem, SessionId, Standing, Table, Trim};
 
 /// What a topic is from its first moment on.
 #[derive(Debug, Clone)]
@@ -76,6 +77,8 @@ pub(crate) enum Message {
     KnownEntry { bundle: EntryBundle, reply: oneshot::Sender<Option<Offset>> },
     /// What stands here in the order that several brokers share.
     ReadBack(ReadBack),
+    /// What was trimmed from that order before this edge read it.
+    Missed { trim: Arc<Trim>, budget: Budget },
     /// A sign of life that an edge told of.
     Sign(Sign),
     /// Answered once everything sent before was submitted to the log.
@@ -181,6 +184,8 @@ pub(crate) struct Topic {
     keep: RwLock<Keep>,
     events: Casts<WatchEvent>,
     beacons: Casts<Sign>,
+    /// Where several brokers share an order: what it says is gone.
+    pub(crate) trims: Trims,
     /// Subscriptions.
     pub(crate) followers: Present<Follower>,
     /// Publish streams.
@@ -212,6 +217,7 @@ impl Topic {
             keep: RwLock::new(keep),
             events: Casts::new(limits::WATCH_EVENTS),
             beacons: Casts::new(limits::BEACONS),
+            trims: Trims::default(),
             followers: Present::default(),
             feeds: Present::default(),
             taken: AtomicU64::new(0),

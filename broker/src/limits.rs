@@ -140,6 +140,8 @@ pub struct Limits {
     pub retain_bytes: Size,
     /// How often retention is applied.
     pub retention_every: Duration,
+    /// How long a part stands in a cluster's streams though no record names it: twice as long as one may still be named.
+    pub parts_wait: Duration,
     /// Bytes of the disk that stay free: below, nothing is taken any more. Room for what was acknowledged to move from the
     /// journals (256 MiB) to its files, and for retention to do its work, which needs space to make space.
     pub disk_reserve: Size,
@@ -180,6 +182,7 @@ impl Default for Limits {
             retain_time: Duration::ZERO,
             retain_bytes: Size(0),
             retention_every: Duration::from_secs(10),
+            parts_wait: Duration::from_secs(3_600),
             disk_reserve: Size(384 << 20),
             drain: Duration::from_secs(5),
         }

@@ -13,6 +13,7 @@
 mod cluster;
 mod place;
 mod proposal;
+mod removal;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ pub(crate) use self::cluster::Cluster;
 pub use self::cluster::OrderError;
 pub use self::place::Servers;
 pub(crate) use self::place::StoreOptions;
-pub(crate) use self::place::prekeys_of;
+pub(crate) use self::place::{partition, prekeys_of};
 pub(crate) use self::proposal::{Body, By, Kind, Proposal, Proposed};
 pub(crate) use self::tail::{Placed, follow};
 use crate::limits;
@@ -45,6 +46,9 @@ pub(crate) const PARTITIONS: u16 = 8;
 
 /// How long the servers may take to elect a leader before a publisher is told to try again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long after a part was put a message may name it.
+pub(crate) const NAMED_WITHIN: Duration = Duration::from_secs(1_800);
 
 /// The way into the shared order.
 pub(crate) struct Order {

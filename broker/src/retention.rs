@@ -2,7 +2,7 @@
 //!
 //! Records go by age and by bytes. Roster entries stay for ever. Of headers and slot tables stay, per publisher, those from
 //! the last *fresh* epoch before the oldest retained record, else all (docs/protocol.md section 8): what a
-//! subscriber at the oldest record needs to open it.
+//! subscriber at the oldest record needs to open it. Brokers that share an order agree on it there (crate::edge::trim).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,9 +14,11 @@ use tokio::time::sleep;
 
 use crate::clock::now_ms;
 use crate::damage;
+use crate::edge::trim;
 use crate::handle::Topic;
 use crate::limits::Limits;
 use crate::load;
+use crate::order::Order;
 use crate::shared::Shared;
 use crate::store::{Bounds, Log, LogError};
 
@@ -47,6 +49,12 @@ impl Keep {
         Self { ms: least(self.ms, ms), bytes: least(self.bytes, limits.retain_bytes.0) }
     }
 
+    /// A little more, where each trim is said to several brokers: not every record for itself.
+    fn lax(self) -> Self {
+        let more = |keep: u64| keep.saturating_add(keep / 16);
+        Self { ms: more(self.ms), bytes: more(self.bytes) }
+    }
+
     /// Whether retention has something to do, as far as memory tells: no topic is woken and no disk asked for nothing.
     fn is_due(self, bounds: Bounds, oldest: Option<&Oldest>, now_ms: u64) -> bool {
         let too_many = self.bytes > 0 && bounds.bytes > self.bytes;
@@ -64,9 +72,26 @@ struct Oldest {
     stored_ms: u64,
 }
 
+impl Oldest {
+    fn of(log: &dyn Log, id: &TopicId) -> Result<Option<Self>, LogError> {
+        let first = log.bounds(id)?.first;
+        // What cannot be read is asked again the next time, and gone some day.
+        let record = log.read(id, first, 1).unwrap_or_default().into_iter().next();
+        Ok(record.map(|record| Self { first, stored_ms: record.stored_ms }))
+    }
+
+    fn keep(all: &mut HashMap<TopicId, Self>, id: TopicId, oldest: Option<Self>) {
+        match oldest {
+            Some(oldest) => all.insert(id, oldest),
+            None => all.remove(&id),
+        };
+    }
+}
+
 /// Applies retention to every topic, again and again.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut oldest = HashMap::new();
+    let mut parts = tokio::time::Instant::now();
     loop {
         // Even if nobody writes: retention may be what met the full disk, and no topic waits for space then.
         if let Some(LogError::Full { .. }) = shared.storage.trouble()
@@ -85,6 +110,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
+        if let Some(order) = &shared.storage.order
+            && parts.elapsed() >= shared.limits().parts_wait
+        {
+            parts = tokio::time::Instant::now();
+            if let Err(error) = trim::remove_parts(&shared, order).await {
+                tracing::warn!(%error, "parts that no record names: tried again");
+            }
+        }
         shared.registry.forget_rates();
         sleep(shared.limits().retention_every).await;
     }
@@ -95,34 +128,67 @@ async fn apply_to(
     topic: &Topic,
     oldest: &mut HashMap<TopicId, Oldest>,
 ) -> Result<(), LogError> {
+    if let Some(order) = &shared.storage.order {
+        return apply_shared(shared, order, topic, oldest).await;
+    }
     let (id, keep, head, now_ms) =
         (topic.id(), topic.keep().capped(&shared.limits()), topic.head(), now_ms());
     let reads = &shared.storage.reads;
     if !keep.is_due(reads.log().bounds(&id)?, oldest.get(&id), now_ms) {
         return Ok(());
     }
-    let work = move |log: &dyn Log| {
-        let trimmed = apply(log, id, keep, head, now_ms)?;
-        let bounds = log.bounds(&id)?;
-        // What cannot be read is asked again the next time, and gone some day.
-        let first = log.read(&id, bounds.first, 1).unwrap_or_default().into_iter().next();
-        let first = first.map(|first| Oldest { first: bounds.first, stored_ms: first.stored_ms });
-        Ok((trimmed, first))
-    };
+    let work = move |log: &dyn Log| Ok((apply(log, id, keep, head, now_ms)?, Oldest::of(log, &id)?));
     let (trimmed, first) = reads.run(work).await?;
-    match first {
-        Some(first) => oldest.insert(id, first),
-        None => oldest.remove(&id),
+    Oldest::keep(oldest, id, first);
+    said(shared, topic, trimmed);
+    Ok(())
+}
+
+/// The same where several brokers share an order: when it is time, that is said there, and what is said there is done.
+async fn apply_shared(
+    shared: &Shared,
+    order: &Arc<Order>,
+    topic: &Topic,
+    oldest: &mut HashMap<TopicId, Oldest>,
+) -> Result<(), LogError> {
+    said(shared, topic, trim::settle(shared, order, topic).await?);
+    let (id, keep, head, now_ms) =
+        (topic.id(), topic.keep().capped(&shared.limits()), topic.head(), now_ms());
+    let (reads, lax) = (&shared.storage.reads, keep.lax());
+    if order.has_failed() || !lax.is_due(reads.log().bounds(&id)?, oldest.get(&id), now_ms) {
+        return Ok(());
+    }
+    let work = move |log: &dyn Log| {
+        // The newest record stays: it shows whoever makes its view anew where the log ends.
+        let newest = log.read_back(&id, head, 1)?.first().map_or(Offset(0), |newest| newest.offset);
+        let is_due = floor(log, id, lax, newest, now_ms)? > log.bounds(&id)?.first;
+        let before = is_due.then(|| floor(log, id, keep, newest, now_ms)).transpose()?;
+        Ok((before, Oldest::of(log, &id)?))
     };
-    shared.metrics.trimmed(trimmed);
-    if trimmed > 0 {
-        tracing::debug!(topic = %id.short(), records = trimmed, "retention");
+    let (before, first) = reads.run(work).await?;
+    Oldest::keep(oldest, id, first);
+    if let Some(before) = before {
+        trim::say(shared, order, topic, before).await?;
+        said(shared, topic, trim::settle(shared, order, topic).await?);
     }
     Ok(())
 }
 
+fn said(shared: &Shared, topic: &Topic, trimmed: u64) {
+    shared.metrics.trimmed(trimmed);
+    if trimmed > 0 {
+        tracing::debug!(topic = %topic.id().short(), records = trimmed, "retention");
+    }
+}
+
 /// Trims one topic; nothing at or after `head`. Returns how many records went.
 pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u64) -> Result<u64, LogError> {
+    let before = floor(log, topic, keep, head, now_ms)?;
+    if before <= log.bounds(&topic)?.first { Ok(0) } else { trim(log, topic, before) }
+}
+
+/// Up to where one topic is to be trimmed; nothing at or after `head`.
+fn floor(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u64) -> Result<Offset, LogError> {
     let bounds = log.bounds(&topic)?;
     let mut before = bounds.first;
     if keep.ms > 0 {
@@ -131,10 +197,11 @@ pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u6
     if keep.bytes > 0 && bounds.bytes > keep.bytes {
         before = before.max(log.seek_bytes(&topic, keep.bytes)?);
     }
-    let before = before.min(head);
-    if before <= bounds.first {
-        return Ok(0);
-    }
+    Ok(before.min(head))
+}
+
+/// Removes what stands before `before`, and the headers that nothing retained needs then. Returns how many records went.
+pub(crate) fn trim(log: &dyn Log, topic: TopicId, before: Offset) -> Result<u64, LogError> {
     let trimmed = log.trim(&topic, before)?;
     for (publisher, _) in log.publishers(&topic)? {
         if let Some(oldest) = oldest_needed(log, topic, &publisher, before)? {
@@ -145,7 +212,7 @@ pub fn apply(log: &dyn Log, topic: TopicId, keep: Keep, head: Offset, now_ms: u6
 }
 
 /// The last fresh epoch before the oldest record retained; `None`: all of them are needed.
-fn oldest_needed(
+pub(crate) fn oldest_needed(
     log: &dyn Log,
     topic: TopicId,
     publisher: &PublicKey,

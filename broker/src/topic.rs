@@ -14,6 +14,7 @@ mod pending;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use sealcast_proto::{MemberIndex, Offset, PublicKey, RosterSeq, Signed};
 pub use items::{HeaderItem, Readable, RosterItem, What};
 use pending::{Outcome, Pending};
 pub use ports::{Append, Effect, Effects, Incoming, Index, Input, SessionId, Standing, Table, Ticket};
+pub(crate) use trim::REPEATS;
+pub use trim::{Left, Trim};
 
 use crate::limits;
 
@@ -46,6 +49,8 @@ pub struct TopicMachine {
     ordered: bool,
     /// Of a `memory` topic: offsets below may be given out without waiting for the disk.
     reserved: Offset,
+    /// What was trimmed from that order before this machine read it, while it reads what is left below.
+    missed: Option<Trim>,
     committed: Offset,
     visible: Offset,
     pending: VecDeque<Pending>,
@@ -68,6 +73,7 @@ impl TopicMachine {
             place: None,
             ordered: false,
             reserved: Offset(0),
+            missed: None,
             committed: next_offset,
             visible: next_offset,
             pending: VecDeque::new(),
@@ -106,9 +112,70 @@ impl TopicMachine {
         if at < self.next_offset {
             return;
         }
+        if self.missed.as_ref().is_some_and(|trim| at >= trim.before) {
+            self.missed = None;
+        }
         self.place = Some(at);
-        self.handle(input, stored_ms, effects);
+        if let Some(trim) = self.missed.take() {
+            self.handle_left(&trim, at, input, stored_ms, effects);
+            self.missed = Some(trim);
+        } else {
+            self.handle(input, stored_ms, effects);
+        }
         self.place = None;
+    }
+
+    /// Of the shared order, what stands below [`Trim::before`] was trimmed before it was read here. What is left of it is taken
+    /// up as those did who read it, and everything from there on is decided as they decide it.
+    pub fn miss(&mut self, trim: Trim, effects: &mut Effects) {
+        for left in &trim.left {
+            // A header that was read before: its batches since then were not.
+            let held =
+                self.acceptor.lane(&left.publisher).map(|lane| (lane.signed().clone(), lane.header_offset()));
+            if let Some((header, at)) = held
+                && left.headers.last() == Some(&at)
+            {
+                self.restore_left(left, &header, at, effects);
+            }
+        }
+        self.missed = Some(trim);
+    }
+
+    /// An input below a trim.
+    fn handle_left(&mut self, trim: &Trim, at: Offset, input: Input, stored_ms: u64, effects: &mut Effects) {
+        let Input::Publish { session, identity, incoming } = input else {
+            // Roster entries stay, all of them, and look at nothing but each other.
+            return self.handle(input, stored_ms, effects);
+        };
+        let (epoch, batch_no, fingerprint) = match incoming {
+            Incoming::Header { header, table } => {
+                let Ok(parsed) = header.peek() else { return };
+                if let Some(left) = trim.keeps(&identity, at).filter(|_| parsed.publisher == identity) {
+                    self.restore_left(left, &header, at, effects);
+                    self.take_over(session, identity, effects);
+                    let ack =
+                        Ack { epoch: parsed.epoch, batch_no: None, offset: at, level: self.store_level };
+                    return self.append_header(identity, header, table, (session, ack), stored_ms, effects);
+                }
+                (parsed.epoch, None, header.hash())
+            }
+            Incoming::Batch { claim, .. } => {
+                (claim.batch().epoch, Some(claim.batch().batch_no), claim.fingerprint())
+            }
+        };
+        // What became of it stands in the index, if anywhere.
+        let compare = Effect::Compare { session, identity, epoch, batch_no, fingerprint };
+        self.wait(Pending { needs: self.next_offset, outcome: Outcome::Answer(compare) }, effects);
+    }
+
+    /// A publisher's header that stays, and if it is its newest, where it stood there.
+    fn restore_left(&mut self, left: &Left, header: &Signed<EpochHeader>, at: Offset, effects: &mut Effects) {
+        let newest = left.headers.last() == Some(&at);
+        let last = if newest { left.last() } else { None };
+        // What cannot be read was not accepted; that this edge differs then shows at the trim's own place.
+        if self.acceptor.restore_lane(header, at, last).is_ok() && newest {
+            effects.extend(left.indexes().map(|(offset, index)| Effect::Index(offset, index)));
+        }
     }
 
     /// What was accepted so far, stored or about to be.

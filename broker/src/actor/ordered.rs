@@ -19,7 +19,7 @@ use crate::load;
 use crate::lookup;
 use crate::order::{Body, By, Order, Proposal, Proposed, unconfirmed};
 use crate::store::{Budget, LogError, Write};
-use crate::topic::{Incoming, Input, SessionId, Table, Ticket};
+use crate::topic::{Incoming, Input, SessionId, Table, Ticket, Trim};
 
 /// What the actor of such a topic holds beside what every actor does.
 pub(super) struct Ordered {
@@ -224,6 +224,14 @@ impl Actor {
         }
     }
 
+    /// What the order says was trimmed before this edge read it.
+    pub(super) fn missed(&mut self, trim: Trim, budget: Budget, round: &mut Round) {
+        round.hold(budget);
+        let mut effects = crate::topic::Effects::new();
+        self.machine.miss(trim, &mut effects);
+        self.follow(effects, round);
+    }
+
     fn handle_at(&mut self, at: Offset, input: Input, stored_ms: u64, round: &mut Round) {
         let mut effects = crate::topic::Effects::new();
         self.machine.handle_at(at, input, stored_ms, &mut effects);
@@ -303,6 +311,6 @@ pub(crate) fn read(what: &Proposed, bytes: bytes::Bytes, table: Table) -> Option
         },
         Proposed::Roster => Read::Roster(EntryBundle::decode(bytes).ok()?),
         Proposed::Head => Read::Head(load::kept(&bytes).ok()?),
-        Proposed::Topic | Proposed::Prekey => return None,
+        Proposed::Topic | Proposed::Prekey | Proposed::Trim => return None,
     })
 }

@@ -14,7 +14,7 @@ use crate::topic::Table;
 pub(super) async fn stage(
     storage: &Storage,
     order: &Order,
-    partition: u16,
+    (partition, stored_ms): (u16, u64),
     header: &Bytes,
     parts: &[u64],
 ) -> Result<Table, LogError> {
@@ -28,7 +28,7 @@ pub(super) async fn stage(
     let table = storage.reads.log().new_table();
     for at in parts {
         let part = loop {
-            match order.cluster().part(partition, *at).await {
+            match order.cluster().part(partition, *at, Some(stored_ms)).await {
                 Ok(part) => break part,
                 // The order cannot be read on without it.
                 Err(error @ OrderError::Away { .. }) => {

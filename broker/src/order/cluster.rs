@@ -16,6 +16,7 @@ use sealcast_proto::frame::Level;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::proposal::BESIDE;
+use super::removal::may_name;
 use super::{Body, Kind, PARTITIONS, PATIENCE, Proposal, Proposed, StoreOptions, pieces, place};
 
 /// What a message carries beside its payload, bytes: subject, reply subject, headers.
@@ -130,6 +131,14 @@ impl Cluster {
         if self.replicas > 1 { Level::Replicated } else { Level::Memory }
     }
 
+    pub(super) fn log(&self, partition: u16) -> Option<&Stream> {
+        self.logs.get(usize::from(partition))
+    }
+
+    pub(super) fn part_stream(&self, partition: u16) -> Option<&Stream> {
+        self.parts.get(usize::from(partition))
+    }
+
     /// What one part may hold, bytes.
     pub(crate) fn part_bytes(&self) -> usize {
         self.room
@@ -155,13 +164,22 @@ impl Cluster {
         Ok(stored.await.map_err(away("does not take a part"))?.sequence)
     }
 
-    /// A part again; `None`: it is gone.
-    pub(crate) async fn part(&self, partition: u16, at: u64) -> Result<Option<Bytes>, OrderError> {
+    /// A part again, for a message that was stored at `stored_ms`; `None`: it is gone, or may be any time.
+    pub(crate) async fn part(
+        &self,
+        partition: u16,
+        at: u64,
+        stored_ms: Option<u64>,
+    ) -> Result<Option<Bytes>, OrderError> {
         use async_nats::jetstream::stream::LastRawMessageErrorKind::{JetStream, NoMessageFound};
         let Some(stream) = self.parts.get(usize::from(partition)) else { return Ok(None) };
         // From the leader: another server may not have it yet.
         match stream.get_raw_message(at).await {
-            Ok(part) => Ok(Some(part.payload)),
+            Ok(part) => {
+                let put_ms = milliseconds(part.time);
+                let named = stored_ms.is_none_or(|stored_ms| may_name(put_ms, stored_ms));
+                Ok(named.then_some(part.payload))
+            }
             Err(error) if matches!(error.kind(), NoMessageFound) => Ok(None),
             Err(error) if matches!(&error.kind(), JetStream(error) if error.code() == 404) => Ok(None),
             Err(error) => Err(away("does not give a part")(error)),
@@ -175,17 +193,20 @@ impl Cluster {
         topic: &TopicId,
         mut proposal: Proposal,
     ) -> Result<impl Future<Output = Result<(), OrderError>> + Send + use<>, OrderError> {
+        let mut kind = proposal.what.kind();
         let table = if let Proposed::Header(table) = &proposal.what { table.len() * 8 } else { 0 };
         if let Body::Inline(bytes) = &proposal.body
             && BESIDE + table + bytes.len() > self.room
         {
             let mut parts = Vec::new();
+            if kind == Kind::Batch {
+                kind = Kind::Large;
+            }
             for piece in pieces(bytes, self.room) {
-                parts.push(self.put_part(topic, proposal.what.kind(), piece).await?);
+                parts.push(self.put_part(topic, kind, piece).await?);
             }
             proposal.body = Body::Parts(parts);
         }
-        let kind = proposal.what.kind();
         let mut message = PublishMessage::build()
             .payload(proposal.encode())
             .message_id(format!("{:x}.{}", proposal.by.edge, proposal.by.number));
@@ -292,6 +313,11 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn away<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> OrderError {
+/// Milliseconds since 1970.
+pub(super) fn milliseconds(time: async_nats::datetime::DateTime) -> u64 {
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
+pub(super) fn away<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> OrderError {
     move |error| OrderError::Away { doing, error: error.to_string() }
 }

@@ -68,7 +68,7 @@ pub(crate) fn prekeys_of(owner: &PublicKey) -> TopicId {
 }
 
 /// In which stream a topic stands.
-pub(super) fn partition(topic: &TopicId) -> u16 {
+pub(crate) fn partition(topic: &TopicId) -> u16 {
     // A topic's id is a hash: its first byte is as good as all.
     u16::from(topic.as_bytes().first().copied().unwrap_or_default()) % PARTITIONS
 }
@@ -108,6 +108,12 @@ pub(super) fn topic_of(subject: &str) -> Option<TopicId> {
     subject.split('.').nth(2)?.parse().ok()
 }
 
+/// Which kind.
+pub(super) fn kind_of(subject: &str) -> Option<Kind> {
+    let token = subject.split('.').nth(3)?;
+    Kind::ALL.into_iter().find(|kind| kind.token() == token)
+}
+
 /// Where signs of life are told, to whoever listens now.
 pub(super) fn sign_subject(topic: &TopicId) -> String {
     format!("sealcast-signs.{topic}")
@@ -136,5 +142,8 @@ mod tests {
         assert_eq!(topic_of(&subject), Some(topic));
         assert_eq!(topic_of(&part_subject(&topic, Kind::Kept)), Some(topic));
         assert_eq!(topic_of("sealcast.2.nonsense.batch"), None);
+        for kind in Kind::ALL {
+            assert_eq!(kind_of(&part_subject(&topic, kind)), Some(kind));
+        }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Proposed {
     Head,
     /// A prekey as the store keeps it.
     Prekey,
+    /// What is gone of the topic's log: `Trim::encode()`.
+    Trim,
 }
 
 /// A proposal's bytes.
@@ -62,16 +64,28 @@ pub(crate) enum Body {
 pub(crate) enum Kind {
     /// Batches: by the topic's retention.
     Batch,
-    /// What makes the topic's state.
+    /// Those that are in parts.
+    Large,
+    /// Headers: as long as a batch that is kept needs them.
+    Header,
+    /// Topics, roster entries and heads: for ever.
     Kept,
+    /// The highest of its topic.
+    Trim,
     /// The newest of its owner.
     Prekey,
 }
 
 impl Kind {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Batch, Self::Large, Self::Header, Self::Kept, Self::Trim, Self::Prekey];
+
     pub(super) fn token(self) -> &'static str {
         match self {
             Self::Batch => "batch",
+            Self::Large => "large",
+            Self::Header => "header",
+            Self::Trim => "trim",
             Self::Kept => "kept",
             Self::Prekey => "prekey",
         }
@@ -87,6 +101,7 @@ impl Proposed {
             Self::Batch => 4,
             Self::Head => 5,
             Self::Prekey => 6,
+            Self::Trim => 7,
         }
     }
 
@@ -94,7 +109,9 @@ impl Proposed {
         match self {
             Self::Batch => Kind::Batch,
             Self::Prekey => Kind::Prekey,
-            Self::Topic | Self::Roster | Self::Header(_) | Self::Head => Kind::Kept,
+            Self::Header(_) => Kind::Header,
+            Self::Trim => Kind::Trim,
+            Self::Topic | Self::Roster | Self::Head => Kind::Kept,
         }
     }
 }
@@ -157,6 +174,7 @@ impl Proposal {
             4 => Proposed::Batch,
             5 => Proposed::Head,
             6 => Proposed::Prekey,
+            7 => Proposed::Trim,
             _ => return None,
         };
         let body = match form {
@@ -194,6 +212,7 @@ mod tests {
             Just(Proposed::Batch),
             Just(Proposed::Head),
             Just(Proposed::Prekey),
+            Just(Proposed::Trim),
         ]
     }
 

@@ -9,6 +9,7 @@ use sealcast_proto::TopicId;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use super::cluster::milliseconds;
 use super::{Body, Cluster, OrderError, Proposal, place};
 
 /// Before reading is tried again.
@@ -26,6 +27,8 @@ pub(crate) struct Placed {
     pub(crate) stored_ms: u64,
     /// Whose log it is for.
     pub(crate) topic: TopicId,
+    /// Whether something before it was taken out of the stream, perhaps just now.
+    pub(crate) gap: bool,
     /// What; its body is here. `None`: nothing that this broker understands, or its parts are gone.
     pub(crate) proposal: Option<(Proposal, Bytes)>,
 }
@@ -69,17 +72,18 @@ async fn run(
         if at < *from {
             continue;
         }
-        let ms = info.published.unix_timestamp_nanos() / 1_000_000;
-        let stored_ms = u64::try_from(ms).unwrap_or_default();
+        let (stored_ms, gap) = (milliseconds(info.published), at > *from);
         if let Some(topic) = place::topic_of(&message.subject) {
             let proposal = match Proposal::decode(&message.payload) {
-                Some(proposal) => body(cluster, partition, &proposal).await?.map(|body| (proposal, body)),
+                Some(proposal) => {
+                    body(cluster, partition, &proposal, Some(stored_ms)).await?.map(|body| (proposal, body))
+                }
                 None => None,
             };
             if proposal.is_none() {
                 tracing::warn!(partition, at, "what stands there is no proposal that can be read: left out");
             }
-            if to.send(Placed { at, stored_ms, topic, proposal }).await.is_err() {
+            if to.send(Placed { at, stored_ms, topic, gap, proposal }).await.is_err() {
                 return Ok(());
             }
         }
@@ -87,15 +91,20 @@ async fn run(
     }
 }
 
-/// A proposal's bytes.
-async fn body(cluster: &Cluster, partition: u16, proposal: &Proposal) -> Result<Option<Bytes>, OrderError> {
+/// A proposal's bytes. Without `stored_ms`, whatever its parts' age.
+pub(super) async fn body(
+    cluster: &Cluster,
+    partition: u16,
+    proposal: &Proposal,
+    stored_ms: Option<u64>,
+) -> Result<Option<Bytes>, OrderError> {
     let parts = match &proposal.body {
         Body::Inline(bytes) => return Ok(Some(bytes.clone())),
         Body::Parts(parts) => parts,
     };
     let mut whole = BytesMut::new();
     for part in parts {
-        match cluster.part(partition, *part).await? {
+        match cluster.part(partition, *part, stored_ms).await? {
             Some(part) if whole.len() + part.len() <= LARGEST => whole.extend_from_slice(&part),
             _ => return Ok(None),
         }

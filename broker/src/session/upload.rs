@@ -139,7 +139,7 @@ async fn send_parts(
             continue;
         }
         let part = held.split_to(held.len().min(whole)).freeze();
-        let at = cluster.put_part(&id, Kind::Kept, part).await.map_err(|error| unconfirmed(&error))?;
+        let at = cluster.put_part(&id, Kind::Header, part).await.map_err(|error| unconfirmed(&error))?;
         parts.push(at);
     }
     Ok(parts)

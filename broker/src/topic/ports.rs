@@ -85,6 +85,8 @@ pub type Effects = Vec<Effect>;
 pub enum Effect {
     /// Store this; then [`Input::Committed`].
     Append(Append),
+    /// Note this in the index: its record, at this place, was trimmed before it was read.
+    Index(Offset, Index),
     /// Tell a publish stream.
     Ack(SessionId, Ack),
     /// Tell a publish stream.

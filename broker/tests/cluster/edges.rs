@@ -19,7 +19,7 @@ async fn two() -> (Servers, World, World) {
 
 /// All that a member is shown of a topic, as text; but for the Start, for where nothing stands before the first record each edge
 /// may begin.
-async fn shown(world: &World, member: u8, topic: sealcast_proto::TopicId) -> Vec<String> {
+pub(crate) async fn shown(world: &World, member: u8, topic: sealcast_proto::TopicId) -> Vec<String> {
     let replies = world.client(member).await.read_all(topic, From::Earliest, None).await;
     assert!(matches!(replies.first(), Some(Reply::Start(_))));
     replies.iter().skip(1).map(|reply| format!("{reply:?}")).collect()

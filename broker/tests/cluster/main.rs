@@ -26,6 +26,8 @@ mod edges;
 mod failures;
 /// Removals at one edge while another takes batches.
 mod race;
+/// Retention.
+mod trims;
 
 use std::process::ExitCode;
 
@@ -50,6 +52,9 @@ fn main() -> ExitCode {
         edges::of_two_entries_with_one_number_one_wins_everywhere,
         edges::an_edge_with_an_empty_disk_makes_the_same_view,
         edges::an_edge_that_was_stopped_goes_on_where_it_was,
+        trims::streams_shrink_and_every_edge_agrees_what_is_left,
+        trims::an_edge_that_missed_what_was_trimmed_goes_on_behind_it,
+        trims::parts_that_nothing_names_go,
         edges::large_records_and_tables_pass_in_parts,
         edges::signs_of_life_come_behind_what_they_speak_of,
         edges::heads_and_prekeys_are_known_everywhere,

@@ -374,6 +374,12 @@ impl Actor {
             match effect {
                 Effect::Append(append) => self.append(append, round),
                 Effect::Index(offset, index) => self.index(offset, index, round),
+                Effect::Gone { before, stored_ms } => {
+                    // Nothing that could be read: it is trimmed before anybody looks.
+                    let (topic, offset) = (self.topic.id(), Offset(before.0.saturating_sub(1)));
+                    let record = bytes::Bytes::from_static(&[0]);
+                    round.writes.push(Write::Append { topic, offset, stored_ms, record });
+                }
                 Effect::Ack(session, ack) => round.answers.push((session, Answer::Ack(ack))),
                 Effect::Refuse(session, refusal) => round.answers.push((session, Answer::Refused(refusal))),
                 Effect::Superseded(session) => round.answers.push((session, Answer::Superseded)),

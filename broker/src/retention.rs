@@ -162,7 +162,10 @@ async fn apply_shared(
         // The newest record stays: it shows whoever makes its view anew where the log ends.
         let newest = log.read_back(&id, head, 1)?.first().map_or(Offset(0), |newest| newest.offset);
         let is_due = floor(log, id, lax, newest, now_ms)? > log.bounds(&id)?.first;
-        let before = is_due.then(|| floor(log, id, keep, newest, now_ms)).transpose()?;
+        let before = if is_due { floor(log, id, keep, newest, now_ms)? } else { Offset(0) };
+        // Right behind the last one that goes: every view begins there then.
+        let last = log.read_back(&id, before, 1)?.first().map(|last| Offset(last.offset.0.saturating_add(1)));
+        let before = last.filter(|_| is_due);
         Ok((before, Oldest::of(log, &id)?))
     };
     let (before, first) = reads.run(work).await?;

@@ -112,8 +112,12 @@ impl TopicMachine {
         if at < self.next_offset {
             return;
         }
-        if self.missed.as_ref().is_some_and(|trim| at >= trim.before) {
-            self.missed = None;
+        if let Some(trim) = self.missed.take_if(|trim| at >= trim.before)
+            && self.next_offset < trim.before
+        {
+            // The last record that was trimmed was not read here.
+            self.next_offset = trim.before;
+            effects.push(Effect::Gone { before: trim.before, stored_ms: self.stored_ms });
         }
         self.place = Some(at);
         if let Some(trim) = self.missed.take() {

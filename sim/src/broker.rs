@@ -196,7 +196,7 @@ impl World {
     fn topic_effect(&mut self, effect: Effect) {
         match effect {
             // Only where several brokers share an order is anything indexed without its record.
-            Effect::Append(_) | Effect::Index(..) => {}
+            Effect::Append(_) | Effect::Index(..) | Effect::Gone { .. } => {}
             Effect::Ack(session, ack) => {
                 self.check_ack(&ack);
                 self.answer(session, Reply::Ack(ack));

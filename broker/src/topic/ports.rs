@@ -87,6 +87,13 @@ pub enum Effect {
     Append(Append),
     /// Note this in the index: its record, at this place, was trimmed before it was read.
     Index(Offset, Index),
+    /// Note that a record stood right below this offset, and is to be trimmed: it was before it was read.
+    Gone {
+        /// The end of what was trimmed.
+        before: Offset,
+        /// When what stands before it was stored, milliseconds since 1970.
+        stored_ms: u64,
+    },
     /// Tell a publish stream.
     Ack(SessionId, Ack),
     /// Tell a publish stream.

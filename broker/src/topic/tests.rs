@@ -82,7 +82,7 @@ fn appends(effects: &Effects) -> usize {
 /// The effects in short, without appends.
 fn told(effects: &Effects) -> Vec<String> {
     let show = |effect: &Effect| match effect {
-        Effect::Append(_) | Effect::Index(..) => None,
+        Effect::Append(_) | Effect::Index(..) | Effect::Gone { .. } => None,
         Effect::Ack(session, ack) => Some(format!("ack {} @{} {:?}", session.0, ack.offset, ack.level)),
         Effect::Refuse(session, refusal) => Some(format!("refuse {} {:?}", session.0, refusal.code)),
         Effect::Superseded(session) => Some(format!("superseded {}", session.0)),
@@ -363,7 +363,7 @@ proptest! {
                     Effect::Roster(_, result) => {
                         prop_assert!(result.as_ref().is_ok_and(|offset| offset.0 <= readable));
                     }
-                    Effect::Superseded(_) | Effect::Index(..) => {}
+                    Effect::Superseded(_) | Effect::Index(..) | Effect::Gone { .. } => {}
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::Index;
 /// A topic's log without its batches below a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trim {
-    /// What stands below is gone, but for roster entries and the headers named here.
+    /// What stands below is gone, but for roster entries and the headers named here. A record stood right below.
     pub before: Offset,
     /// Every publisher with a header below.
     pub left: Vec<Left>,

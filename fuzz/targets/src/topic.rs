@@ -264,7 +264,7 @@ impl World {
                 self.answered(session.0);
                 assert!(!self.failed || refusal.code == Code::ReadOnly || refusal.retry_after_ms == 0);
             }
-            Effect::Index(..) => unreachable!("its order is its own"),
+            Effect::Index(..) | Effect::Gone { .. } => unreachable!("its order is its own"),
             Effect::Superseded(_) => reached.mark("superseded"),
             Effect::Roster(ticket, answer) => {
                 assert!(self.tickets.remove(&ticket.0), "answered twice");

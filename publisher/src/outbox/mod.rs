@@ -269,7 +269,13 @@ impl Outbox {
             rekeyed_ms: 0,
             fresh_ms: 0,
             since_fresh: 0,
-            last_epoch: marks.position.map_or(Epoch(0), |position| position.epoch),
+            // Also of a header that was refused, or whose answer is not known: it was signed, and the clock may have been
+            // set back since.
+            last_epoch: [marks.position.map(|position| position.epoch), marks.coming.map(|(epoch, _)| epoch)]
+                .into_iter()
+                .flatten()
+                .max()
+                .unwrap_or(Epoch(0)),
             accepted: marks.position,
             close_known: marks.position.is_some(),
             marks,

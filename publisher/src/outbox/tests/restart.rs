@@ -86,6 +86,26 @@ fn a_header_waits_until_the_marks_know_of_it() {
     assert_eq!((world.headers().len(), world.receipts.len()), (1, 1));
 }
 
+/// Two headers with one number would be the proof of a fork, in anybody's hands.
+#[test]
+fn a_number_that_was_signed_is_signed_no_second_time_wherever_the_clock_stands() {
+    for back_ms in [0, 5_000] {
+        let mut world = World::new(2);
+        world.remove(11);
+        world.send(0);
+        world.write();
+        assert_eq!(world.headers(), [], "refused: it was made for a member that is removed");
+        let (spent, _) = world.marks.coming.expect("it was signed");
+        world.now -= back_ms;
+        let marks = world.marks.clone();
+        world.restart(marks);
+        world.send(1);
+        world.settle();
+        assert!(world.headers()[0].epoch > spent, "{spent} was used");
+        assert_eq!(world.reader(10), ["message 1"]);
+    }
+}
+
 #[test]
 fn a_broker_that_lost_what_it_acknowledged_is_named() {
     let mut world = World::new(1);

@@ -10,6 +10,7 @@ pub(crate) use self::value::Value;
 pub use self::value::{LogFilter, LogFormat, Size};
 
 use crate::config::Config;
+use crate::order::NAMED_WITHIN;
 
 /// One setting.
 pub struct Setting {
@@ -135,6 +136,22 @@ pub static SETTINGS: &[Setting] = &[
     limit!(retain_time, "Cap on the time that topics keep records, over their own policies; 0: none."),
     limit!(retain_bytes, "Cap on the bytes of records that a topic keeps, over its own policy; 0: none."),
     limit!(retention_every, "How often retention is applied."),
+    Setting {
+        read: |config, text| {
+            let wait = Value::read(text)?;
+            // What may still be named must not be taken away.
+            let least = NAMED_WITHIN + NAMED_WITHIN / 2;
+            if wait < least {
+                return Err(format!("below {} it could take what is still being written", least.show()));
+            }
+            config.limits.parts_wait = wait;
+            Ok(())
+        },
+        ..limit!(
+            parts_wait,
+            "With `store`: how long a part of a table or a large record stands there though no record names it, `45m` or more."
+        )
+    },
     fixed_limit!(
         disk_reserve,
         "What stays free on the disk: below, nothing is taken any more. Room for the journals to move to files, and for retention to work."
@@ -249,6 +266,16 @@ mod tests {
             assert_eq!(setting.value(&again), text, "{}", setting.key);
             assert!(setting.what.ends_with('.') && !setting.kind().is_empty(), "{}", setting.key);
         }
+    }
+
+    #[test]
+    fn parts_that_may_still_be_named_are_not_taken_away() {
+        let parts_wait = SETTINGS.iter().find(|setting| setting.key == "parts_wait").unwrap();
+        let mut config = Config::new("/data");
+        let error = (parts_wait.read)(&mut config, "44m").unwrap_err();
+        assert_eq!(error, "below 45m it could take what is still being written");
+        (parts_wait.read)(&mut config, "45m").unwrap();
+        assert!(config.limits.parts_wait > NAMED_WITHIN);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::ops::report::{Insight, Standpoint};
 use crate::retention::Keep;
 use crate::ring;
 use crate::storage::Storage;
-use crate::store::{Budget, LogError, TableId, Write, Writer};
+use crate::store::{Budget, LogError, TableId, When, Write, Writer};
 use crate::topic::{
     Append, Effect, Effects, Incoming, Index, Input, Readable, SessionId, Ticket, TopicMachine, What,
 };
@@ -443,7 +443,7 @@ impl Actor {
     /// Submits what a round appended, and shows what it made readable.
     fn close_round(&mut self, round: Round) {
         if !round.writes.is_empty() {
-            self.submit(round.writes, round.sync, round.budget);
+            self.submit(round.writes, self.when(round.sync), round.budget);
         }
         if let Some(visible) = round.visible {
             let events = self.note(&round.readable);
@@ -477,7 +477,17 @@ impl Actor {
         }
     }
 
-    fn submit(&mut self, writes: Vec<Write>, sync: bool, budget: Option<Budget>) {
+    /// When what a round appended is to be stored.
+    fn when(&self, sync: bool) -> When {
+        match sync {
+            true => When::Synced,
+            // All of it can be read already: nobody waits for it.
+            false if self.machine.visible() == self.machine.next_offset() => When::Later,
+            false => When::Written,
+        }
+    }
+
+    fn submit(&mut self, writes: Vec<Write>, when: When, budget: Option<Budget>) {
         let (done, upto) = (self.done.clone(), self.machine.next_offset());
         self.outstanding += 1;
         let Some(budget) = budget else {
@@ -485,8 +495,8 @@ impl Actor {
             let _ = done.send((upto, Err(LogError::Misuse("an append without a budget".into()))));
             return;
         };
-        self.unsynced = !sync;
-        self.writer.submit(budget, writes, sync, move |result| {
+        self.unsynced = when != When::Synced;
+        self.writer.submit(budget, writes, when, move |result| {
             // Nobody listens once the broker is gone.
             let _ = done.send((upto, result));
         });
@@ -522,7 +532,7 @@ impl Actor {
             && !self.machine.has_failed()
             && let Some(budget) = self.storage.commit.try_reserve(0)
         {
-            self.submit(Vec::new(), true, Some(budget));
+            self.submit(Vec::new(), When::Synced, Some(budget));
         }
         if self.reload_at.is_some_and(|at| Instant::now() >= at) && self.outstanding == 0 {
             self.reload().await;

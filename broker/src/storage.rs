@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::limits::Limits;
 use crate::order::Order;
 use crate::reads::Reads;
-use crate::store::{Commit, Log, LogError, Write};
+use crate::store::{Commit, Log, LogError, When, Write};
 
 /// The log's two ends: the commit thread that writes, the pool that reads.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Storage {
         }
         let budget = self.commit.reserve(writes.iter().map(Write::size).sum()).await?;
         let (done, result) = oneshot::channel();
-        self.commit.writer().submit(budget, writes, false, move |result| {
+        self.commit.writer().submit(budget, writes, When::Written, move |result| {
             // Whoever no longer waits need not know.
             let _ = done.send(result);
         });

@@ -14,7 +14,7 @@ use crate::handle::Message;
 use crate::lookup;
 use crate::order::{Kind, Order, unconfirmed};
 use crate::registry::Counted;
-use crate::store::{LogError, TableId, Write, Writer};
+use crate::store::{LogError, TableId, When, Write, Writer};
 
 pub(super) async fn run(
     stream: &mut Stream,
@@ -103,7 +103,7 @@ async fn submit(
 ) -> Result<oneshot::Receiver<Result<(), LogError>>, End> {
     let budget = stream.shared.storage.commit.reserve(write.size()).await?;
     let (done, result) = oneshot::channel();
-    writer.submit(budget, vec![write], false, move |result| {
+    writer.submit(budget, vec![write], When::Written, move |result| {
         // Only the last one is waited for.
         let _ = done.send(result);
     });

@@ -1,10 +1,11 @@
 //! The commit thread: what waits is written together and fsynced once.
 //!
 //! ```text
-//! session: reserve(bytes).await ─► Budget ─► topic: writer.submit(budget, writes, sync, done) ─► queue
+//! session: reserve(bytes).await ─► Budget ─► topic: writer.submit(budget, writes, when, done) ─► queue
 //! commit thread: drain the queue ─► one atomic write, one fsync ─► done(Ok) for each, in order
 //! ```
-//! Group commit without a timer: while one fsync runs, the next group gathers. Memory is bounded by the budget, which a
+//! Group commit without a timer: while one fsync runs, the next group gathers. Only what nobody waits for ([`When::Later`])
+//! gathers for [`LINGER`], and wakes no thread meanwhile: on a busy core that would go before what is delivered. Memory is bounded by the budget, which a
 //! submission holds until it is synced: that is the back-pressure on publishers, and it is felt where the budget is
 //! awaited, before the record is taken off its stream.
 
@@ -12,8 +13,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::thread::{JoinHandle, Thread, park_timeout};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -25,6 +26,9 @@ pub const COMMIT_BUDGET: usize = 64 << 20;
 /// A group takes no further submission beyond this, bytes: keeps a single fsync, and so the latency of a small record
 /// that waits behind it, to some tens of milliseconds on a slow disk.
 pub const GROUP_BYTES: usize = 8 << 20;
+/// How long what nobody waits for gathers before it is written: two hundred groups a second at most, and a two-hundredth of
+/// what a power cut may take of such a topic anyway ([`crate::limits::SYNC_EVERY`]).
+pub const LINGER: Duration = Duration::from_millis(5);
 /// What the budget is counted in, bytes: every submission holds at least one unit, which bounds their number too.
 const UNIT: usize = 1024;
 
@@ -34,6 +38,7 @@ pub struct Commit {
     budget: Arc<Semaphore>,
     units: u32,
     shared: Arc<Shared>,
+    worker: Thread,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -48,7 +53,19 @@ pub struct Budget(OwnedSemaphorePermit);
 #[derive(Clone)]
 pub struct Writer {
     queue: Sender<Message>,
+    worker: Thread,
     failure: Arc<OnceLock<LogError>>,
+}
+
+/// When a submission is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// As soon as it can be; done once it is as safe as [`Log::level`].
+    Synced,
+    /// As soon as it can be; done once it is written.
+    Written,
+    /// Within [`LINGER`] or with whatever comes first; done once it is written. For what nobody waits for.
+    Later,
 }
 
 /// How the commit thread has fared, since the start.
@@ -87,6 +104,7 @@ impl Commit {
             budget: Arc::new(Semaphore::new(permits)),
             units,
             shared,
+            worker: thread.thread().clone(),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -106,14 +124,14 @@ impl Commit {
     /// A new source of writes. Take it first and read the log's state then: what another writer of the same topic still
     /// has in the queue is not seen by such a read.
     pub fn writer(&self) -> Writer {
-        Writer { queue: self.queue.clone(), failure: Arc::new(OnceLock::new()) }
+        Writer { queue: self.queue.clone(), worker: self.worker.clone(), failure: Arc::new(OnceLock::new()) }
     }
 
     /// Reserves, submits, and waits until synced: for what belongs to no topic's order (a prekey, a slot table's chunk).
     pub async fn write(&self, writes: Vec<Write>) -> Result<(), LogError> {
         let budget = self.reserve(writes.iter().map(Write::size).sum()).await?;
         let (done, result) = oneshot::channel();
-        self.writer().submit(budget, writes, true, move |result| {
+        self.writer().submit(budget, writes, When::Synced, move |result| {
             // Whoever no longer waits need not know.
             let _ = done.send(result);
         });
@@ -143,6 +161,7 @@ impl Commit {
         self.budget.close();
         // An error means that the thread has ended already.
         let _ = self.queue.send(Message::Stop);
+        self.worker.unpark();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the commit thread ended in a panic");
@@ -169,21 +188,25 @@ impl Budget {
 }
 
 impl Writer {
-    /// Queues `writes` to be stored together; never waits. With `sync`, `done(Ok)` says that they are as safe as
-    /// [`Log::level`]; without, that they are written. `done` is called exactly once, in the order of submission, on the
-    /// commit thread: it must not wait for anything, nor panic. (It is called here and now if the thread has ended.)
+    /// Queues `writes` to be stored together; never waits. `done(Ok)` says what [`When`] says. It is called exactly once,
+    /// in the order of submission, on the commit thread: it must not wait for anything, nor panic. (It is called here and
+    /// now if the thread has ended.)
     pub fn submit(
         &self,
         budget: Budget,
         writes: Vec<Write>,
-        sync: bool,
+        when: When,
         done: impl FnOnce(Result<(), LogError>) + Send + 'static,
     ) {
         let size = writes.iter().map(Write::size).sum();
         let done = Done(Some(Box::new(done)));
         let failure = self.failure.clone();
         // If the thread has ended, the submission comes back and is dropped, which completes it.
-        let _ = self.queue.send(Message::Submit(Submission { writes, size, sync, failure, done, budget }));
+        let _ = self.queue.send(Message::Submit(Submission { writes, size, when, failure, done, budget }));
+        if when != When::Later {
+            // It may be letting others gather.
+            self.worker.unpark();
+        }
     }
 
     /// Why this writer takes nothing more; its owner reads its state from the log again and takes a new one.
@@ -200,7 +223,7 @@ enum Message {
 struct Submission {
     writes: Vec<Write>,
     size: usize,
-    sync: bool,
+    when: When,
     failure: Arc<OnceLock<LogError>>,
     done: Done,
     // Last: dropped after `done` was called.
@@ -254,6 +277,44 @@ struct Counters {
     busy_us: AtomicU64,
 }
 
+/// What goes into the next group.
+#[derive(Default)]
+struct Gathered {
+    group: Vec<Submission>,
+    size: usize,
+    stop: bool,
+}
+
+impl Gathered {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => {
+                self.size = self.size.saturating_add(submission.size);
+                self.group.push(submission);
+            }
+            Message::Stop => self.stop = true,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.stop || self.size >= GROUP_BYTES
+    }
+
+    /// All that waits, as far as there is room.
+    fn drain(&mut self, waiting: &Receiver<Message>) {
+        while !self.is_full()
+            && let Ok(message) = waiting.try_recv()
+        {
+            self.take(message);
+        }
+    }
+
+    /// Whether nobody waits for any of it.
+    fn can_wait(&self) -> bool {
+        !self.is_full() && self.group.iter().all(|submission| submission.when == When::Later)
+    }
+}
+
 struct Worker {
     log: Arc<dyn Log>,
     shared: Arc<Shared>,
@@ -261,30 +322,22 @@ struct Worker {
 
 impl Worker {
     fn run(&self, waiting: &Receiver<Message>) {
-        let mut stop = false;
-        while !stop {
-            let mut group = Vec::new();
-            let mut size = 0_usize;
-            let mut next = waiting.recv().ok();
-            loop {
-                match next {
-                    Some(Message::Submit(submission)) => {
-                        size = size.saturating_add(submission.size);
-                        group.push(submission);
-                    }
-                    // Stopped, or nobody is left who could submit.
-                    Some(Message::Stop) => stop = true,
-                    None => stop |= group.is_empty(),
-                }
-                if stop || size >= GROUP_BYTES {
+        let mut gathered = Gathered::default();
+        while !gathered.stop {
+            // An error: nobody is left who could submit.
+            gathered.take(waiting.recv().unwrap_or(Message::Stop));
+            gathered.drain(waiting);
+            let until = Instant::now() + LINGER;
+            while gathered.can_wait() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
                     break;
                 }
-                next = waiting.try_recv().ok();
-                if next.is_none() {
-                    break;
-                }
+                park_timeout(left);
+                gathered.drain(waiting);
             }
-            self.commit(group);
+            self.commit(std::mem::take(&mut gathered.group));
+            gathered.size = 0;
         }
         // Unsynced writes too survive an orderly end.
         if self.shared.fatal.get().is_none()
@@ -329,7 +382,8 @@ impl Worker {
 
     fn write(&self, group: &[Submission]) -> Result<(), LogError> {
         let begun = Instant::now();
-        let result = self.log.write(&coalesce(group), group.iter().any(|submission| submission.sync));
+        let result =
+            self.log.write(&coalesce(group), group.iter().any(|submission| submission.when == When::Synced));
         let counters = &self.shared.counters;
         let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
         add(&counters.busy_us, u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));

@@ -140,10 +140,10 @@ impl World {
         Self { answers, commit, log, entered, told, tell }
     }
 
-    fn submit(&self, writer: &Writer, id: u64, writes: Vec<Write>, sync: bool) {
+    fn submit(&self, writer: &Writer, id: u64, writes: Vec<Write>, when: When) {
         let budget = self.commit.try_reserve(writes.iter().map(Write::size).sum()).unwrap();
         let tell = self.tell.clone();
-        writer.submit(budget, writes, sync, move |result| tell.send((id, result)).unwrap());
+        writer.submit(budget, writes, when, move |result| tell.send((id, result)).unwrap());
     }
 
     fn told(&self, n: usize) -> Vec<(u64, Result<(), LogError>)> {
@@ -156,7 +156,7 @@ impl World {
 
     /// Holds the thread inside a write, so that what is submitted meanwhile becomes one group.
     fn hold(&self) {
-        self.submit(&self.commit.writer(), 999, vec![prekey(9)], true);
+        self.submit(&self.commit.writer(), 999, vec![prekey(9)], When::Synced);
         self.entered.recv().unwrap();
     }
 
@@ -193,7 +193,12 @@ fn what_waits_is_written_together_and_answered_in_order() {
     let writers = [world.commit.writer(), world.commit.writer()];
     for id in 0..10 {
         let n = (id % 2) as u8;
-        world.submit(&writers[usize::from(n)], id, vec![append(n, id)], id == 3);
+        world.submit(
+            &writers[usize::from(n)],
+            id,
+            vec![append(n, id)],
+            if id == 3 { When::Synced } else { When::Written },
+        );
     }
     world.release();
     let (writes, sync) = world.entered.recv().unwrap();
@@ -207,10 +212,46 @@ fn what_waits_is_written_together_and_answered_in_order() {
 #[test]
 fn without_sync_none_is_made() {
     let world = World::new();
-    world.submit(&world.commit.writer(), 1, vec![append(0, 0)], false);
+    world.submit(&world.commit.writer(), 1, vec![append(0, 0)], When::Written);
     assert!(!world.entered.recv().unwrap().1);
     world.answers.send(Ok(())).unwrap();
     assert_eq!(world.told_ok(1), [1]);
+}
+
+#[test]
+fn what_nobody_waits_for_gathers() {
+    const COUNT: u64 = 1_000;
+    let world = World::new();
+    let (commit, tell) = (Commit::start(Arc::new(MemoryLog::new())).unwrap(), world.tell.clone());
+    let writer = commit.writer();
+    for id in 0..COUNT {
+        let (budget, tell) = (commit.try_reserve(0).unwrap(), tell.clone());
+        writer.submit(budget, vec![prekey(1)], When::Later, move |result| tell.send((id, result)).unwrap());
+    }
+    assert_eq!(world.told_ok(1_000), (0..COUNT).collect::<Vec<_>>());
+    assert!(commit.stats().groups < COUNT / 2, "{:?}", commit.stats());
+}
+
+#[test]
+fn it_goes_along_with_what_somebody_waits_for() {
+    let waiting = |ids: std::ops::Range<u64>, when| {
+        ids.map(move |_| {
+            let (done, budget) = (Done(None), Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+            let (writes, failure, budget) = (vec![], Arc::default(), Budget(budget));
+            Message::Submit(Submission { writes, size: 1, when, failure, done, budget })
+        })
+    };
+    let mut gathered = Gathered::default();
+    waiting(0..3, When::Later).for_each(|message| gathered.take(message));
+    assert!(gathered.can_wait());
+    waiting(3..4, When::Written).for_each(|message| gathered.take(message));
+    assert!(!gathered.can_wait());
+    let mut gathered = Gathered { size: GROUP_BYTES - 1, ..Gathered::default() };
+    waiting(0..1, When::Later).for_each(|message| gathered.take(message));
+    assert!(!gathered.can_wait(), "there is no more room");
+    let mut gathered = Gathered::default();
+    gathered.take(Message::Stop);
+    assert!(!gathered.can_wait(), "it is over");
 }
 
 #[test]
@@ -225,7 +266,7 @@ fn a_group_has_its_size() {
             stored_ms: 0,
             record: record(1, GROUP_BYTES / 2),
         };
-        world.submit(&writer, id, vec![big], true);
+        world.submit(&writer, id, vec![big], When::Synced);
     }
     world.release();
     let mut sizes = Vec::new();
@@ -242,9 +283,9 @@ fn of_a_publishers_snapshots_the_last_is_written() {
     let world = World::new();
     world.hold();
     let writer = world.commit.writer();
-    world.submit(&writer, 1, vec![append(0, 0), snapshot(1, 1), snapshot(2, 1)], true);
-    world.submit(&writer, 2, vec![append(0, 1), snapshot(1, 2)], true);
-    world.submit(&writer, 3, vec![append(0, 2), snapshot(1, 3)], true);
+    world.submit(&writer, 1, vec![append(0, 0), snapshot(1, 1), snapshot(2, 1)], When::Synced);
+    world.submit(&writer, 2, vec![append(0, 1), snapshot(1, 2)], When::Synced);
+    world.submit(&writer, 3, vec![append(0, 2), snapshot(1, 3)], When::Synced);
     world.release();
     let (writes, _) = world.entered.recv().unwrap();
     assert_eq!(writes, [append(0, 0), snapshot(2, 1), append(0, 1), append(0, 2), snapshot(1, 3)]);
@@ -257,12 +298,12 @@ fn a_full_disk_fails_what_follows_it_and_nobody_else() {
     let world = World::new();
     world.hold();
     let (one, two) = (world.commit.writer(), world.commit.writer());
-    world.submit(&one, 1, vec![append(0, 0)], true);
+    world.submit(&one, 1, vec![append(0, 0)], When::Synced);
     world.release();
     world.entered.recv().unwrap();
     // In the queue before anybody has heard of the failure.
-    world.submit(&one, 2, vec![append(0, 1)], true);
-    world.submit(&two, 3, vec![append(1, 0)], true);
+    world.submit(&one, 2, vec![append(0, 1)], When::Synced);
+    world.submit(&two, 3, vec![append(1, 0)], When::Synced);
     world.answers.send(Err(full())).unwrap();
     world.answers.send(Ok(())).unwrap();
     let told = world.told(3);
@@ -273,7 +314,7 @@ fn a_full_disk_fails_what_follows_it_and_nobody_else() {
     assert!(one.failure().is_some() && two.failure().is_none() && world.commit.failure().is_none());
     // There is space again: a new writer goes on where the log ends.
     assert_eq!(world.log.bounds(&topic(0)).unwrap().next, Offset(0));
-    world.submit(&world.commit.writer(), 4, vec![append(0, 0)], true);
+    world.submit(&world.commit.writer(), 4, vec![append(0, 0)], When::Synced);
     world.answers.send(Ok(())).unwrap();
     assert_eq!(world.told_ok(1), [4]);
 }
@@ -282,11 +323,11 @@ fn a_full_disk_fails_what_follows_it_and_nobody_else() {
 fn a_broken_disk_ends_writing() {
     let world = World::new();
     let writer = world.commit.writer();
-    world.submit(&writer, 1, vec![append(0, 0)], true);
+    world.submit(&writer, 1, vec![append(0, 0)], When::Synced);
     world.entered.recv().unwrap();
     world.answers.send(Err(broken())).unwrap();
     assert!(matches!(world.told(1)[0], (1, Err(LogError::Io { .. }))));
-    world.submit(&world.commit.writer(), 2, vec![append(1, 0)], true);
+    world.submit(&world.commit.writer(), 2, vec![append(1, 0)], When::Synced);
     assert!(matches!(world.told(1)[0], (2, Err(LogError::Io { .. }))));
     assert!(matches!(world.commit.failure(), Some(LogError::Io { .. })));
     world.commit.shut_down();
@@ -298,10 +339,10 @@ fn a_broken_rule_fails_its_writer_alone() {
     let world = World::new();
     world.hold();
     let (bad, good) = (world.commit.writer(), world.commit.writer());
-    world.submit(&good, 1, vec![append(0, 0)], true);
-    world.submit(&bad, 2, vec![append(1, 5), append(1, 5)], true);
-    world.submit(&good, 3, vec![append(0, 1)], true);
-    world.submit(&bad, 4, vec![append(1, 6)], true);
+    world.submit(&good, 1, vec![append(0, 0)], When::Synced);
+    world.submit(&bad, 2, vec![append(1, 5), append(1, 5)], When::Synced);
+    world.submit(&good, 3, vec![append(0, 1)], When::Synced);
+    world.submit(&bad, 4, vec![append(1, 6)], When::Synced);
     world.release();
     drop(world.answers);
     let told: Vec<_> = (0..4).map(|_| world.told.recv().unwrap()).collect();
@@ -318,7 +359,7 @@ fn shutting_down_writes_what_waits_and_refuses_the_rest() {
     let world = World::new();
     world.hold();
     let writer = world.commit.writer();
-    world.submit(&writer, 1, vec![append(0, 0)], false);
+    world.submit(&writer, 1, vec![append(0, 0)], When::Written);
     let late = world.commit.try_reserve(1).unwrap();
     drop(world.answers);
     world.commit.shut_down();
@@ -327,7 +368,7 @@ fn shutting_down_writes_what_waits_and_refuses_the_rest() {
     let asked: Vec<_> = world.entered.try_iter().map(|(writes, sync)| (writes.len(), sync)).collect();
     assert_eq!(asked, [(1, false), (0, true)], "the last thing is a sync");
     let tell = world.tell.clone();
-    writer.submit(late, vec![append(0, 1)], true, move |result| tell.send((2, result)).unwrap());
+    writer.submit(late, vec![append(0, 1)], When::Synced, move |result| tell.send((2, result)).unwrap());
     assert!(matches!(world.told.recv().unwrap(), (2, Err(LogError::Closed))));
     assert!(world.commit.try_reserve(1).is_none());
 }
@@ -345,7 +386,7 @@ async fn the_budget_comes_back_when_synced() {
     let all = commit.reserve(usize::MAX).await.unwrap();
     assert!(commit.try_reserve(0).is_none(), "even nothing takes a unit");
     let (done, synced) = oneshot::channel();
-    commit.writer().submit(all, vec![prekey(1)], true, move |result| done.send(result).unwrap());
+    commit.writer().submit(all, vec![prekey(1)], When::Synced, move |result| done.send(result).unwrap());
     entered.recv().unwrap();
     assert!(commit.try_reserve(1).is_none(), "still held: not synced yet");
     let mut waiting = std::pin::pin!(commit.reserve(2 * UNIT));
@@ -391,7 +432,7 @@ proptest! {
         let mut next = [0; 3];
         for (id, (n, _)) in (0..).zip(&script) {
             let at = usize::from(*n);
-            world.submit(&writers[at], id, vec![append(*n, next[at])], true);
+            world.submit(&writers[at], id, vec![append(*n, next[at])], When::Synced);
             next[at] += 1;
         }
         let told = world.told(script.len());

@@ -29,7 +29,7 @@ use sealcast_proto::frame::Level;
 use sealcast_proto::slot::Slot;
 use sealcast_proto::{BatchNo, Epoch, MemberIndex, Offset, PublicKey, RosterSeq, TopicId};
 
-pub use self::commit::{Budget, COMMIT_BUDGET, Commit, CommitStats, GROUP_BYTES, Writer};
+pub use self::commit::{Budget, COMMIT_BUDGET, Commit, CommitStats, GROUP_BYTES, LINGER, When, Writer};
 pub use self::fjall::{FjallLog, FjallOptions, Recovered};
 pub use self::memory::MemoryLog;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::*;
 use crate::store::conformance::{record, topic};
-use crate::store::{Commit, Write};
+use crate::store::{Commit, When, Write};
 
 /// Says in the child process where to keep the store.
 const CHILD: &str = "SEALCAST_TEST_TRACED";
@@ -22,7 +22,7 @@ fn traced() {
     let writer = commit.writer();
     let submit = |write: Write, what: String| {
         let budget = commit.try_reserve(write.size()).unwrap();
-        writer.submit(budget, vec![write], true, move |result| {
+        writer.submit(budget, vec![write], When::Synced, move |result| {
             result.unwrap();
             std::io::stdout().lock().write_all(what.as_bytes()).unwrap();
         });

@@ -268,7 +268,17 @@ impl StartError {
             Self::Key(_) => "the broker's account alone needs to read and write it",
             Self::LinkFile { .. } => "choose another file with --link-file",
             Self::Order(OrderError::Away { .. }) => {
-                "are the servers up, and is JetStream on? see docs/cluster.md"
+                "are the servers up, is JetStream on, do they ask for a certificate (--store-cert)? see docs/cluster.md"
+            }
+            Self::Order(OrderError::Denied(_)) => {
+                "--store-auth names a file with `user:password` or a token, --store-cert and --store-key a certificate: what do the servers ask for, and let it do? see docs/cluster.md"
+            }
+            Self::Order(OrderError::Tls(_)) => {
+                "--store-ca names the certificate of who signed the servers'; theirs must be for the hosts that --store names"
+            }
+            Self::Order(OrderError::File { .. }) => "the broker's account needs to read it",
+            Self::Order(OrderError::Useless { .. }) => {
+                "--store-auth is for `user:password` or a token; with --store-cert and --store-key a certificate says who this is"
             }
             Self::Order(_) => "docs/cluster.md says what the servers must be like",
             Self::Marks(MarksError::Foreign { .. }) => {

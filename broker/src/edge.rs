@@ -69,10 +69,14 @@ pub(crate) async fn begin(
         let mut read = order.read();
         while let Err(error) = order.catch_up(partition).await {
             if order.read() == read || order.has_failed() {
-                return Err(error);
+                return Err(order.cluster().refused().unwrap_or(error));
             }
             read = order.read();
         }
+    }
+    // Who may not listen to something is told so, and then hears nothing.
+    if let Some(refused) = order.cluster().refused() {
+        return Err(refused);
     }
     for topic in shared.registry.topics() {
         // A view with a hole in it that nothing tells of is shown to nobody.

@@ -11,6 +11,7 @@
 //! of their own; the proposal that names them is the commit marker and comes last.
 
 mod cluster;
+mod credentials;
 mod place;
 mod proposal;
 mod removal;

@@ -1,20 +1,20 @@
 //! The connection to a JetStream cluster, and the streams there.
 
 use std::future::{Future, IntoFuture as _};
-use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Subscriber};
+use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use rand::RngExt as _;
 use sealcast_proto::TopicId;
 use sealcast_proto::frame::Level;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::credentials::{self, Refusals};
 use super::proposal::BESIDE;
 use super::removal::may_name;
 use super::{Body, Kind, PARTITIONS, PATIENCE, Proposal, Proposed, StoreOptions, pieces, place};
@@ -42,6 +42,12 @@ pub enum OrderError {
         /// What the client says.
         error: String,
     },
+    /// Its servers do not let this broker in, or not do what it must.
+    #[error("the cluster does not let this broker in: {0}")]
+    Denied(String),
+    /// They are not known to be its servers, or nobody can talk to them unheard.
+    #[error("no TLS with the cluster: {0}")]
+    Tls(String),
     /// It is not one that can be used.
     #[error("the cluster cannot be used: {0}")]
     Unfit(String),
@@ -52,6 +58,14 @@ pub enum OrderError {
         path: String,
         /// What the system said.
         error: String,
+    },
+    /// It holds something else; it was not sent anywhere.
+    #[error("{path} is of no use: {why}")]
+    Useless {
+        /// Which.
+        path: String,
+        /// What it should hold.
+        why: &'static str,
     },
 }
 
@@ -65,30 +79,18 @@ pub(crate) struct Cluster {
     room: usize,
     edge: u64,
     replicas: u32,
+    refusals: Refusals,
 }
 
 impl Cluster {
     /// Connects; makes the streams, or sees that they are what they must be.
     pub(crate) async fn connect(options: &StoreOptions) -> Result<Self, OrderError> {
-        let mut connect = ConnectOptions::new()
-            .name("sealcast-broker")
-            // What waits while no server answers is refused after `PATIENCE`, not sent much later.
-            .connection_timeout(PATIENCE)
-            .request_timeout(Some(PATIENCE));
-        if let Some(path) = &options.auth {
-            let secret = read(path)?;
-            connect = match secret.trim().split_once(':') {
-                Some((user, password)) => connect.user_and_password(user.into(), password.into()),
-                None => connect.token(secret.trim().into()),
-            };
-        }
-        if let Some(ca) = &options.ca {
-            connect = connect.add_root_certificates(ca.clone());
-        }
-        if let Some((certificate, key)) = &options.certificate {
-            connect = connect.add_client_certificate(certificate.clone(), key.clone());
-        }
-        let client = connect.connect(options.servers.urls()).await.map_err(away("cannot be reached"))?;
+        let refusals = Refusals::default();
+        let client = credentials::connect(options, &refusals).await?;
+        refusals.unless(Self::join(client, options.replicas, refusals.clone())).await
+    }
+
+    async fn join(client: Client, replicas: u32, refusals: Refusals) -> Result<Self, OrderError> {
         let info = client.server_info();
         if version(&info.version).is_none_or(|version| version < OLDEST) {
             let (major, minor) = OLDEST;
@@ -100,25 +102,24 @@ impl Cluster {
             .ack_timeout(PATIENCE)
             .max_ack_inflight(UNCONFIRMED)
             .build(client.clone());
+        // Who may not listen hears of it while the streams are looked at.
+        drop(client.subscribe(place::SIGNS).await.map_err(away("does not deliver"))?);
         let (mut logs, mut parts) = (Vec::new(), Vec::new());
         for partition in 0..PARTITIONS {
             let (log, part) = (place::log_stream(partition), place::part_stream(partition));
-            logs.push(stream(&context, log, place::log_subjects(partition), options.replicas).await?);
-            parts.push(stream(&context, part, place::part_subjects(partition), options.replicas).await?);
+            logs.push(stream(&context, log, place::log_subjects(partition), replicas).await?);
+            parts.push(stream(&context, part, place::part_subjects(partition), replicas).await?);
         }
         let room = info.max_payload.saturating_sub(AROUND);
         if room < AROUND {
             return Err(OrderError::Unfit(format!("max_payload is {} bytes", info.max_payload)));
         }
-        Ok(Self {
-            client,
-            context,
-            logs,
-            parts,
-            room,
-            edge: rand::rng().random(),
-            replicas: options.replicas,
-        })
+        Ok(Self { client, context, logs, parts, room, edge: rand::rng().random(), replicas, refusals })
+    }
+
+    /// What its servers refused since they took this broker's connection.
+    pub(crate) fn refused(&self) -> Option<OrderError> {
+        self.refusals.last()
     }
 
     pub(crate) fn edge(&self) -> u64 {
@@ -247,7 +248,7 @@ impl Cluster {
 
     /// What edges tell.
     pub(crate) async fn signs(&self) -> Result<Subscriber, OrderError> {
-        self.client.subscribe("sealcast-signs.*").await.map_err(away("does not deliver"))
+        self.client.subscribe(place::SIGNS).await.map_err(away("does not deliver"))
     }
 }
 
@@ -297,14 +298,6 @@ async fn stream(
         Some((what, _)) => Err(OrderError::Unfit(format!("the stream {name} has another {what}"))),
         None => Ok(stream),
     }
-}
-
-fn read(path: &Path) -> Result<String, OrderError> {
-    let file = |error: std::io::Error| OrderError::File {
-        path: path.display().to_string(),
-        error: error.to_string(),
-    };
-    std::fs::read_to_string(path).map_err(file)
 }
 
 /// `2.15.1`, or with something behind it.

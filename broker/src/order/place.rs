@@ -62,6 +62,14 @@ pub(crate) struct StoreOptions {
     pub(crate) certificate: Option<(PathBuf, PathBuf)>,
 }
 
+impl StoreOptions {
+    /// Whether nobody on the way may listen: whoever names a certificate does not mean to talk in the clear.
+    pub(super) fn is_encrypted(&self) -> bool {
+        let tls = self.servers.urls().iter().any(|url| url.starts_with("tls://"));
+        tls || self.ca.is_some() || self.certificate.is_some()
+    }
+}
+
 /// Where an owner's prekeys stand: they belong to no topic.
 pub(crate) fn prekeys_of(owner: &PublicKey) -> TopicId {
     TopicId(*owner.as_bytes())
@@ -113,6 +121,9 @@ pub(super) fn kind_of(subject: &str) -> Option<Kind> {
     let token = subject.split('.').nth(3)?;
     Kind::ALL.into_iter().find(|kind| kind.token() == token)
 }
+
+/// All signs of life.
+pub(super) const SIGNS: &str = "sealcast-signs.*";
 
 /// Where signs of life are told, to whoever listens now.
 pub(super) fn sign_subject(topic: &TopicId) -> String {

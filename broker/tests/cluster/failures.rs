@@ -125,10 +125,13 @@ pub async fn an_edge_without_its_cluster_sends_its_clients_away_and_comes_back()
     of_use(&world, topic, &header).await;
 }
 
-/// Waits until an edge takes what a publisher sends again.
-async fn of_use(world: &World, topic: TopicId, header: &Bytes) {
+/// Waits until an edge takes what a publisher sends again; its connection and stream.
+pub async fn of_use(world: &World, topic: TopicId, header: &Bytes) -> (Link, Pipe) {
     let begun = Instant::now();
-    while session(world, topic, header).await.is_none() {
+    loop {
+        if let Some(session) = session(world, topic, header).await {
+            return session;
+        }
         assert!(begun.elapsed() < PATIENCE, "it never came back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -8,6 +8,8 @@
 
 #![allow(unreachable_pub)]
 
+/// Certificates by hand.
+mod certificates;
 /// A publisher and an admin by hand.
 #[path = "../it/hand.rs"]
 mod hand;
@@ -20,6 +22,8 @@ mod servers;
 #[path = "../it/world.rs"]
 mod world;
 
+/// Who is let in, and who is not.
+mod credentials;
 /// Two edges are one broker to their clients.
 mod edges;
 /// Servers that die.
@@ -60,6 +64,10 @@ fn main() -> ExitCode {
         edges::heads_and_prekeys_are_known_everywhere,
         edges::a_view_of_other_streams_is_refused,
         edges::streams_that_are_not_as_they_must_be_are_refused,
+        credentials::an_edge_says_who_it_is,
+        credentials::an_edge_needs_no_more_rights_than_the_manual_gives_it,
+        credentials::servers_and_edges_show_each_other_certificates,
+        credentials::an_edge_that_is_locked_out_loses_nothing_and_comes_back_with_another_password,
         failures::every_acknowledged_batch_stands_once_whichever_server_dies,
         failures::an_edge_without_its_cluster_sends_its_clients_away_and_comes_back,
         race::no_edge_takes_an_older_epoch_behind_a_removal,

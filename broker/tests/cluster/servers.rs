@@ -22,8 +22,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts `count` servers, with `more` in their configuration.
+    /// Starts `count` servers, with `more` in what is said of JetStream.
     pub fn start(count: usize, more: &str) -> Self {
+        Self::start_beside(count, more, "")
+    }
+
+    /// As [`Servers::start`], and with `beside` in their configuration.
+    pub fn start_beside(count: usize, more: &str, beside: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = free_ports(2 * count);
         let (clients, routes) = ports.split_at(count);
@@ -41,10 +46,11 @@ impl Servers {
             let text = format!(
                 "server_name: s{n}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {data:?} {more} }}\n{among}"
             );
-            std::fs::write(dir.path().join(format!("{n}.conf")), text).expect("a configuration");
+            std::fs::write(dir.path().join(format!("{n}.base")), text).expect("a configuration");
         }
         let mut servers = Self { dir, running: Vec::new(), ports: clients.to_vec() };
         servers.running.resize_with(count, || None);
+        (0..count).for_each(|n| servers.configure(n, beside));
         (0..count).for_each(|n| servers.begin(n));
         (0..count).for_each(|n| servers.is_up(n));
         servers
@@ -59,6 +65,20 @@ impl Servers {
     /// One URL each.
     pub fn urls(&self) -> Vec<String> {
         self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
+    }
+
+    fn configure(&self, n: usize, beside: &str) {
+        let base =
+            std::fs::read_to_string(self.dir.path().join(format!("{n}.base"))).expect("it was written");
+        let conf = self.dir.path().join(format!("{n}.conf"));
+        std::fs::write(conf, format!("{base}\n{beside}\n")).expect("a configuration");
+    }
+
+    /// Has one read its configuration again, with something else in it.
+    pub fn reload(&mut self, n: usize, beside: &str) {
+        self.configure(n, beside);
+        let pid = self.running[n].as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
     }
 
     fn begin(&mut self, n: usize) {
@@ -92,11 +112,13 @@ impl Servers {
     }
 
     /// Waits until it takes connections and, in a cluster, knows who leads.
-    fn is_up(&self, n: usize) {
+    fn is_up(&mut self, n: usize) {
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.ports[n])).is_err() || !self.knows_a_leader(n) {
+            let child = self.running[n].as_mut().expect("it was begun");
+            let ended = child.try_wait().expect("its state").is_some();
             assert!(
-                begun.elapsed() < PATIENCE,
+                !ended && begun.elapsed() < PATIENCE,
                 "{}",
                 std::fs::read_to_string(self.log(n)).unwrap_or_default()
             );

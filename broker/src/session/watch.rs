@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sealcast_proto::frame::{Reply, Start};
-use sealcast_proto::object::{Prekey, RosterHead};
+use sealcast_proto::object::Prekey;
 use sealcast_proto::roster::{Op, Role, decode_ops};
 use sealcast_proto::{MemberIndex, Offset, PublicKey, RosterSeq, Signed, TopicId};
 use tokio::sync::broadcast;
@@ -71,8 +71,10 @@ impl Watch<'_> {
         self.topic.stored_up_to(from, self.stream.shared.limits().next_frame).await;
         self.rosters().await?;
         let id = self.topic.id();
-        if let Some(head) = self.read(move |log| log.head(&id)).await? {
-            self.send(&Reply::Head(load::kept::<RosterHead>(&head)?)).await?;
+        // What was told before this listened: an edge's view has it only a moment after the cluster.
+        let head = self.topic.newest_head().clone();
+        if let Some(head) = head {
+            self.send(&Reply::Head(head)).await?;
         }
         self.prekeys().await?;
         let contexts = self.read(move |log| lookup::contexts(log, id, from, &[])).await?;

@@ -1,3 +1,5 @@
+mod missed;
+
 use proptest::prelude::*;
 use sealcast_proto::policy::Policy;
 use sealcast_proto::record::BatchRecord;

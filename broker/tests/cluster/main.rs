@@ -35,6 +35,9 @@ mod trims;
 
 use std::process::ExitCode;
 
+/// As tests of the other binary are marked that run here too: there they are tests, here functions.
+use tokio::main as wire;
+
 /// Runs a test's future to its end.
 fn block(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -47,8 +50,88 @@ macro_rules! tests {
     };
 }
 
+/// What is promised to clients, whatever the log: tests of a broker, run at an edge that is alone with its server. Those that
+/// are not named are about a broker's own disk, its process or its connections, or look for an order without gaps.
+macro_rules! promises {
+    ($($file:literal $module:ident: $($test:ident),*;)*) => {
+        $(
+            #[path = $file]
+            #[allow(dead_code, unused_imports, reason = "some of it is not run here")]
+            mod $module;
+        )*
+        const PROMISES: &[runner::Test] = &[$($(
+            (concat!("promises::", stringify!($module), "::", stringify!($test)), || at_an_edge($module::$test))
+        ),*),*];
+    };
+}
+
+promises! {
+    "../it/publish.rs" publish:
+        records_are_acknowledged_in_order_with_their_places,
+        what_comes_again_on_another_connection_is_stored_once,
+        the_fence_refuses_what_was_sealed_for_the_removed,
+        a_newer_session_supersedes_the_older,
+        a_header_needs_its_whole_table,
+        large_tables_and_large_batches_pass,
+        a_memory_topic_says_what_its_acknowledgements_mean;
+    "../it/subscribe.rs" subscribe:
+        each_subscriber_gets_its_own_slot_and_no_other,
+        a_subscription_begins_where_it_is_asked_to,
+        a_policy_is_delivered_in_the_bytes_that_were_signed,
+        the_roster_comes_as_a_chain_that_can_be_followed,
+        a_removed_member_is_served_up_to_its_removal,
+        beacons_reach_those_at_the_head,
+        a_backlog_larger_than_memory_keeps_comes_whole_and_in_order,
+        what_retention_removed_is_announced,
+        one_connection_carries_many_subscriptions,
+        strangers_and_unknown_topics_get_the_same_answer,
+        a_beacon_never_overtakes_what_it_speaks_of,
+        five_stalled_readers_of_twenty_five_cost_the_others_nothing_and_resume_where_they_were;
+    "../it/requests.rs" requests:
+        a_topic_is_created_once_and_by_its_owner,
+        where_owners_are_named_only_they_create_topics,
+        an_owner_creates_only_so_many_topics,
+        roster_entries_come_from_admins_and_twice_do_no_harm,
+        the_roster_can_be_fetched,
+        epochs_can_be_fetched_with_the_own_slot,
+        tables_come_from_publishers_and_so_many_at_a_time,
+        who_was_removed_fetches_no_later_epoch,
+        prekeys_are_put_by_their_owners_and_only_newer_ones;
+    "../it/heads.rs" heads:
+        a_head_is_told_at_the_beginning_and_as_it_comes,
+        a_removed_member_is_told_no_head_after_its_removal,
+        a_subscription_begins_at_the_entry_that_the_owner_named,
+        only_the_owners_head_lets_a_subscription_begin,
+        only_an_admins_word_about_the_newest_entry_is_taken;
+    "../it/watch.rs" watch:
+        a_watch_shows_all_there_is_and_then_all_that_comes,
+        only_officers_watch_and_only_while_they_are,
+        a_newcomer_that_has_a_prekey_already_comes_with_it;
+    "../it/restart.rs" restart:
+        a_restart_changes_nothing_that_was_acknowledged;
+    "../it/hostile.rs" hostile:
+        noise_on_every_kind_of_stream_harms_nobody,
+        records_full_of_noise_are_refused,
+        nobody_publishes_as_somebody_else;
+    "../it/drain.rs" drain:
+        what_was_sent_is_answered_and_everybody_is_told;
+    "../it/replay.rs" replay:
+        replays_that_nobody_reads_give_their_turns_back;
+}
+
+/// Runs a test whose worlds know of no cluster at an edge of one.
+fn at_an_edge(test: fn()) {
+    let servers = servers::Servers::start(1, "");
+    world::around(Some(sealcast_broker::Servers::read(&servers.store()).expect("they are up")));
+    let passed = std::panic::catch_unwind(test);
+    world::around(None);
+    if let Err(panic) = passed {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 fn main() -> ExitCode {
-    runner::run(&tests![
+    let own: &[runner::Test] = &tests![
         edges::what_one_edge_takes_every_edge_delivers_alike,
         edges::a_repeat_at_another_edge_is_stored_once,
         edges::the_fence_holds_across_edges,
@@ -59,6 +142,7 @@ fn main() -> ExitCode {
         trims::streams_shrink_and_every_edge_agrees_what_is_left,
         trims::an_edge_that_missed_what_was_trimmed_goes_on_behind_it,
         trims::parts_that_nothing_names_go,
+        trims::three_servers_are_trimmed_and_edges_begin_and_go_on_there,
         edges::large_records_and_tables_pass_in_parts,
         edges::signs_of_life_come_behind_what_they_speak_of,
         edges::heads_and_prekeys_are_known_everywhere,
@@ -71,5 +155,6 @@ fn main() -> ExitCode {
         failures::every_acknowledged_batch_stands_once_whichever_server_dies,
         failures::an_edge_without_its_cluster_sends_its_clients_away_and_comes_back,
         race::no_edge_takes_an_older_epoch_behind_a_removal,
-    ])
+    ];
+    runner::run(&[own, PROMISES].concat())
 }

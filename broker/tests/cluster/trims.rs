@@ -23,7 +23,8 @@ async fn edge(servers: &Servers, parts_wait: Duration) -> World {
         parts_wait,
         ..Limits::default()
     };
-    let store = Some((sealcast_broker::Servers::read(&servers.store()).unwrap(), 1));
+    let copies = servers.count().try_into().unwrap();
+    let store = Some((sealcast_broker::Servers::read(&servers.store()).unwrap(), copies));
     let mut world = World { limits, store, ..World::not_started() };
     world.start().await;
     world
@@ -154,6 +155,28 @@ pub async fn streams_shrink_and_every_edge_agrees_what_is_left() {
     // The older stream is still of the epoch, and its next batch is not taken twice.
     pipe.record(sent.last().unwrap().0.clone()).await;
     assert_eq!(pipe.ack().await.offset, sent.last().unwrap().1);
+    agree(&[&one, &two, &three], 1, topic).await;
+}
+
+/// With a copy on each of three servers; at one that was restarted, and at one that begins with what is left.
+pub async fn three_servers_are_trimmed_and_edges_begin_and_go_on_there() {
+    let servers = Servers::start(3, "");
+    let (mut one, two) = (edge(&servers, HOUR).await, edge(&servers, HOUR).await);
+    let (topic, mut admin, owner) = one.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
+    let mut hand = Hand::new(2);
+    let (_client, _pipe, sent) = work(&two, topic, &mut admin, &owner, &mut hand).await;
+    until(&servers, "SEALCAST_", "it stays as large as ever", small).await;
+    drop(owner);
+    one.restart().await;
+    let three = edge(&servers, HOUR).await;
+    for member in [1, 2, 3] {
+        agree(&[&one, &two, &three], member, topic).await;
+    }
+    // It goes on where it was: what was sent is known, and what comes is trimmed as before.
+    let client = one.client(2).await;
+    let mut pipe = again(&client, topic, &hand, &sent[sent.len() - 60..]).await;
+    publish(&mut pipe, &mut hand, 80, 1_000).await;
+    until(&servers, "SEALCAST_", "it stays as large as ever", small).await;
     agree(&[&one, &two, &three], 1, topic).await;
 }
 

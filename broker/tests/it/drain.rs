@@ -4,8 +4,8 @@ use sealcast_proto::roster::Role;
 use crate::hand::batch_record;
 use crate::world::{World, ciphertexts, soon};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_sent_is_answered_and_everybody_is_told() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn what_was_sent_is_answered_and_everybody_is_told() {
     let mut world = World::new().await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;

@@ -1,7 +1,7 @@
 use sealcast_proto::frame::{Code, From, Reply, Request};
 use sealcast_proto::object::RosterHead;
 use sealcast_proto::roster::{Op, Role, RosterChain};
-use sealcast_proto::{Hash, Offset, RosterSeq, Signed, TopicId};
+use sealcast_proto::{Hash, RosterSeq, Signed, TopicId};
 
 use crate::hand::{Admin, genesis, identity, key};
 use crate::world::{Client, World, code, entries};
@@ -30,8 +30,8 @@ async fn ruled_by_another(world: &World) -> (TopicId, Admin, Client, Client) {
     (topic, admin, owner, second)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_head_is_told_at_the_beginning_and_as_it_comes() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_head_is_told_at_the_beginning_and_as_it_comes() {
     let mut world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let first = admin.head_by(1, 5);
@@ -70,8 +70,8 @@ async fn a_head_is_told_at_the_beginning_and_as_it_comes() {
     assert_eq!(heads(&watch.until_head().await), [&third]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_removed_member_is_told_no_head_after_its_removal() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_removed_member_is_told_no_head_after_its_removal() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(3, Role::Reader)]).await;
     owner.append(topic, &admin.remove(3)).await.unwrap();
@@ -82,8 +82,8 @@ async fn a_removed_member_is_told_no_head_after_its_removal() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_begins_at_the_entry_that_the_owner_named() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_subscription_begins_at_the_entry_that_the_owner_named() {
     let world = World::new().await;
     let (topic, mut admin, owner, second) = ruled_by_another(&world).await;
     let (_, parsed, _) = genesis(0);
@@ -106,7 +106,7 @@ async fn a_subscription_begins_at_the_entry_that_the_owner_named() {
     assert_eq!((chain.hash(), chain.may_publish(&key(5))), (admin.roster.chain().hash(), true));
     chain.verify_head(&named).unwrap();
     // Not where the start is before it, and not for whoever holds the entries before it.
-    assert_eq!(seqs(&reader.read_all(topic, From::Offset(Offset(2)), None).await), [1, 2, 3]);
+    assert_eq!(seqs(&reader.read_all(topic, From::Offset(world.at(2)), None).await), [1, 2, 3]);
     assert_eq!(seqs(&reader.read_all(topic, From::Latest, Some(RosterSeq(1))).await), [2, 3]);
 
     // The chain goes on behind it, and a newer entry of the owner comes before it.
@@ -119,8 +119,8 @@ async fn a_subscription_begins_at_the_entry_that_the_owner_named() {
     assert_eq!((seqs(&replies), heads(&replies)), (vec![5], vec![]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_owners_head_lets_a_subscription_begin() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn only_the_owners_head_lets_a_subscription_begin() {
     let world = World::new().await;
     let (topic, admin, _owner, second) = ruled_by_another(&world).await;
     let asserted = admin.head_by(2, 5);
@@ -129,8 +129,8 @@ async fn only_the_owners_head_lets_a_subscription_begin() {
     assert_eq!((entries(&replies).len(), heads(&replies)), (3, vec![&asserted]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_an_admins_word_about_the_newest_entry_is_taken() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn only_an_admins_word_about_the_newest_entry_is_taken() {
     let world = World::new().await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let genuine = admin.head_by(1, 5);

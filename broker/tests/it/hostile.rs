@@ -33,8 +33,8 @@ async fn drain(mut pipe: Pipe) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn noise_on_every_kind_of_stream_harms_nobody() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn noise_on_every_kind_of_stream_harms_nobody() {
     let world = World::new().await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -77,8 +77,8 @@ async fn noise_on_every_kind_of_stream_harms_nobody() {
     assert_eq!(ciphertexts(&owner.read_all(topic, From::Earliest, None).await).len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn records_full_of_noise_are_refused() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn records_full_of_noise_are_refused() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -102,8 +102,8 @@ async fn records_full_of_noise_are_refused() {
     good.ack().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_publishes_as_somebody_else() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn nobody_publishes_as_somebody_else() {
     let world = World::new().await;
     let (topic, admin, _owner) =
         world.topic(&[(2, Role::Publisher), (3, Role::Reader), (4, Role::Publisher)]).await;

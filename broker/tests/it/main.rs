@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub)]
 
+/// What is promised to clients, whatever the log: these tests run a second time in tests/cluster, where the broker is an edge.
+use tokio::test as wire;
+
 /// A file system small enough to fill up.
 mod disk;
 /// A publisher and an admin by hand.

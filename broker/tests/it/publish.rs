@@ -3,20 +3,20 @@ use sealcast_proto::frame::{Code, From, Level, Reply, Request};
 use sealcast_proto::policy::{Durability, Policy};
 use sealcast_proto::roster::{Op, Role};
 use sealcast_proto::slot::table_hash;
-use sealcast_proto::{BatchNo, Epoch, Offset};
+use sealcast_proto::{BatchNo, Epoch};
 
 use crate::hand::{Hand, batch_record, header_record};
 use crate::world::{World, ciphertexts, code};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn records_are_acknowledged_in_order_with_their_places() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn records_are_acknowledged_in_order_with_their_places() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let client = world.client(2).await;
     let mut hand = Hand::new(2);
     let mut pipe = client.publish(topic).await;
     let header = client.begin(&mut pipe, topic, &mut hand, &admin, &[1, 2, 3]).await;
-    assert_eq!((header.epoch, header.batch_no, header.offset), (Epoch(101), None, Offset(1)));
+    assert_eq!((header.epoch, header.batch_no, header.offset), (Epoch(101), None, world.at(1)));
     // Many at once: nothing is waited for.
     let batches: Vec<_> = (0..100u8).map(|n| hand.batch(&[n; 40])).collect();
     for batch in &batches {
@@ -24,14 +24,14 @@ async fn records_are_acknowledged_in_order_with_their_places() {
     }
     for n in 0..100 {
         let ack = pipe.ack().await;
-        assert_eq!((ack.batch_no, ack.offset, ack.level), (Some(BatchNo(n)), Offset(n + 2), Level::Durable));
+        assert_eq!((ack.batch_no, ack.offset, ack.level), (Some(BatchNo(n)), world.at(n + 2), world.level()));
     }
     pipe.writer.finish();
     pipe.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_again_on_another_connection_is_stored_once() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn what_comes_again_on_another_connection_is_stored_once() {
     let world = World::new().await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -44,16 +44,20 @@ async fn what_comes_again_on_another_connection_is_stored_once() {
     let again = world.client(2).await;
     let mut second = again.publish(topic).await;
     second.record(header_record(hand.newest.as_ref().unwrap())).await;
-    assert_eq!(second.ack().await.offset, Offset(1));
-    for (n, batch) in batches.iter().enumerate() {
+    assert_eq!(second.ack().await.offset, world.at(1));
+    let mut stored = Vec::new();
+    for batch in &batches {
         second.record(batch_record(batch)).await;
-        assert_eq!(second.ack().await.offset, Offset(n as u64 + 2));
+        stored.push(second.ack().await.offset);
     }
+    assert_eq!(stored[..3], [world.at(2), world.at(3), world.at(4)], "where they were stored first");
+    // In a cluster's order the repeats stand too, in front of these.
+    assert!(stored.is_sorted() && (world.store.is_some() || stored[4] == world.at(6)), "{stored:?}");
     assert_eq!(ciphertexts(&owner.read_all(topic, From::Earliest, None).await).len(), 5);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_fence_refuses_what_was_sealed_for_the_removed() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     let world = World::new().await;
     let members = [(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)];
     let (topic, mut admin, owner) = world.topic(&members).await;
@@ -69,7 +73,7 @@ async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     owner.append(topic, &admin.remove(3)).await.unwrap();
 
     pipe.record(batch_record(&before)).await;
-    assert_eq!(pipe.ack().await.offset, Offset(2), "what is stored is acknowledged for ever");
+    assert_eq!(pipe.ack().await.offset, world.at(2), "what is stored is acknowledged for ever");
     let (last, next) = (hand.last, hand.next);
     pipe.record(batch_record(&hand.batch(b"after the removal"))).await;
     let refusal = pipe.refused().await;
@@ -91,8 +95,8 @@ async fn the_fence_refuses_what_was_sealed_for_the_removed() {
     pipe.batch(&mut hand, b"for those who stayed").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_newer_session_supersedes_the_older() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_newer_session_supersedes_the_older() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -106,8 +110,8 @@ async fn a_newer_session_supersedes_the_older() {
     second.batch(&mut hand, b"it goes on").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_header_needs_its_whole_table() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_header_needs_its_whole_table() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let client = world.client(2).await;
@@ -142,8 +146,8 @@ async fn a_header_needs_its_whole_table() {
     pipe.ack().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn large_tables_and_large_batches_pass() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn large_tables_and_large_batches_pass() {
     let world = World::new().await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -162,8 +166,8 @@ async fn large_tables_and_large_batches_pass() {
     assert_eq!(slot.member, admin.index(1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_memory_topic_says_what_its_acknowledgements_mean() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_memory_topic_says_what_its_acknowledgements_mean() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher)]).await;
     let policy = Policy { durability: Durability::Memory, ..Policy::default() };
@@ -172,7 +176,7 @@ async fn a_memory_topic_says_what_its_acknowledgements_mean() {
     let mut hand = Hand::new(2);
     let mut pipe = client.publish(topic).await;
     let header = client.begin(&mut pipe, topic, &mut hand, &admin, &[]).await;
-    assert_eq!(header.level, Level::Durable);
+    assert_eq!(header.level, world.level());
     assert_eq!(pipe.batch(&mut hand, b"soon, if at all").await.level, Level::Memory);
     let mut sub = owner.subscribe(topic, From::Earliest, None).await;
     let replies = sub.until_head().await;

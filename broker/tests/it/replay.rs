@@ -8,8 +8,8 @@ use sealcast_proto::roster::Role;
 use crate::subscribe::read_count;
 use crate::world::{World, soon};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replays_that_nobody_reads_give_their_turns_back() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn replays_that_nobody_reads_give_their_turns_back() {
     // Nobody is cut off, and next to nothing stands outside the log.
     let limits = Limits { stall: Duration::from_secs(3_600), ring_bytes: Size(2 << 20), ..Limits::default() };
     let world = World::with(limits).await;

@@ -10,8 +10,8 @@ use sealcast_proto::{Epoch, Offset, RosterSeq, Signed, TopicId};
 use crate::hand::{genesis, identity, key, table};
 use crate::world::{World, code, entries, epochs, soon};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_is_created_once_and_by_its_owner() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_topic_is_created_once_and_by_its_owner() {
     let world = World::new().await;
     let (topic, unsigned, signed) = genesis(3);
     let stranger = world.client(2).await;
@@ -27,8 +27,8 @@ async fn a_topic_is_created_once_and_by_its_owner() {
     assert_eq!(code(owner.request(vec![Request::FetchTopic(TopicId([1; 32]))]).await), Code::NotAllowed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_owners_are_named_only_they_create_topics() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn where_owners_are_named_only_they_create_topics() {
     let mut world = World::not_started();
     let config = Config { owners: vec![key(2)], ..world.config() };
     world.broker = Some(Broker::start(config).await.unwrap());
@@ -38,8 +38,8 @@ async fn where_owners_are_named_only_they_create_topics() {
     world.client(1).await.create(&genesis(3).2).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_owner_creates_only_so_many_topics() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn an_owner_creates_only_so_many_topics() {
     let world = World::with(Limits { topics_per_owner: 2, ..Limits::default() }).await;
     let owner = world.client(1).await;
     for nonce in 0..2 {
@@ -49,15 +49,15 @@ async fn an_owner_creates_only_so_many_topics() {
     owner.create(&genesis(1).2).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn roster_entries_come_from_admins_and_twice_do_no_harm() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn roster_entries_come_from_admins_and_twice_do_no_harm() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let entry = admin.add(&[(7, Role::Admin)]);
     let publisher = world.client(2).await;
     assert_eq!(code(publisher.append(topic, &entry).await), Code::NotAllowed);
-    assert_eq!(owner.append(topic, &entry).await.unwrap(), Offset(1));
-    assert_eq!(owner.append(topic, &entry).await.unwrap(), Offset(1));
+    assert_eq!(owner.append(topic, &entry).await.unwrap(), world.at(1));
+    assert_eq!(owner.append(topic, &entry).await.unwrap(), world.at(1));
     let removal = admin.remove(3);
     owner.append(topic, &removal).await.unwrap();
     let second = admin.remove(7);
@@ -75,15 +75,15 @@ async fn roster_entries_come_from_admins_and_twice_do_no_harm() {
     assert_eq!(code(world.client(7).await.append(topic, &entry).await), Code::NotAllowed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_roster_can_be_fetched() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn the_roster_can_be_fetched() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     owner.append(topic, &admin.add(&[(4, Role::Reader)])).await.unwrap();
     let all = owner.fetch(Request::FetchRoster(topic, RosterSeq(1))).await.unwrap();
     assert_eq!(entries(&all).len(), 2);
     assert!(entries(&all).iter().all(|entry| entry.ops.is_some()));
-    assert!(matches!(all.last(), Some(Reply::AtHead { next_offset: Offset(2), .. })));
+    assert!(matches!(all.last(), Some(Reply::AtHead { next_offset, .. }) if *next_offset == world.at(2)));
     let reader = world.client(3).await;
     let some = reader.fetch(Request::FetchRoster(topic, RosterSeq(2))).await.unwrap();
     assert_eq!((entries(&some).len(), &entries(&some)[0].ops), (1, &None));
@@ -93,8 +93,8 @@ async fn the_roster_can_be_fetched() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn epochs_can_be_fetched_with_the_own_slot() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn epochs_can_be_fetched_with_the_own_slot() {
     let world = World::new().await;
     let (topic, admin, _owner) =
         world.topic(&[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)]).await;
@@ -126,8 +126,8 @@ async fn epochs_can_be_fetched_with_the_own_slot() {
     assert_eq!(epochs(&reader.fetch(ask(142)).await.unwrap()).len(), 1, "its own slot is in the newest");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tables_come_from_publishers_and_so_many_at_a_time() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn tables_come_from_publishers_and_so_many_at_a_time() {
     let world = World::with(Limits { uploads_per_identity: 1, ..Limits::default() }).await;
     let members = [(2, Role::Publisher), (3, Role::Reader), (4, Role::Publisher)];
     let (topic, admin, _owner) = world.topic(&members).await;
@@ -143,8 +143,8 @@ async fn tables_come_from_publishers_and_so_many_at_a_time() {
     world.client(4).await.upload(topic, &table).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_was_removed_fetches_no_later_epoch() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn who_was_removed_fetches_no_later_epoch() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let client = world.client(2).await;
@@ -160,8 +160,8 @@ async fn who_was_removed_fetches_no_later_epoch() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn prekeys_are_put_by_their_owners_and_only_newer_ones() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn prekeys_are_put_by_their_owners_and_only_newer_ones() {
     let world = World::new().await;
     let (topic, ..) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as u32;

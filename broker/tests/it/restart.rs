@@ -11,8 +11,8 @@ use sealcast_proto::{Offset, RosterSeq};
 use crate::hand::{batch_record, header_record};
 use crate::world::{World, ciphertexts, entries, epochs};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_changes_nothing_that_was_acknowledged() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_restart_changes_nothing_that_was_acknowledged() {
     let mut world = World::new().await;
     let (topic, mut admin, owner) =
         world.topic(&[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader)]).await;
@@ -33,10 +33,10 @@ async fn a_restart_changes_nothing_that_was_acknowledged() {
     let client = world.client(2).await;
     let mut pipe = client.publish(topic).await;
     pipe.record(header_record(&first)).await;
-    assert_eq!(pipe.ack().await.offset, Offset(1));
+    assert_eq!(pipe.ack().await.offset, world.at(1));
     for (n, batch) in batches.iter().enumerate() {
         pipe.record(batch_record(batch)).await;
-        assert_eq!(pipe.ack().await.offset, Offset(n as u64 + 2), "stored once, whenever it comes again");
+        assert_eq!(pipe.ack().await.offset, world.at(n as u64 + 2), "stored once, whenever it comes again");
     }
     let forged = {
         let mut twin = crate::hand::Hand::new(2);

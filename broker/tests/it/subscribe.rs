@@ -14,8 +14,8 @@ use crate::world::{Pipe, World, ciphertexts, entries, epochs, soon};
 const MEMBERS: &[(u8, Role)] =
     &[(2, Role::Publisher), (3, Role::Reader), (4, Role::Reader), (5, Role::Publisher)];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_subscriber_gets_its_own_slot_and_no_other() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn each_subscriber_gets_its_own_slot_and_no_other() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -49,8 +49,8 @@ async fn each_subscriber_gets_its_own_slot_and_no_other() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_begins_where_it_is_asked_to() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_subscription_begins_where_it_is_asked_to() {
     let world = World::new().await;
     let (topic, admin, owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -67,10 +67,10 @@ async fn a_subscription_begins_where_it_is_asked_to() {
     assert!(firsts(&read(From::Time(u64::MAX)).await).is_empty());
     assert!(firsts(&read(From::Offset(Offset(u64::MAX))).await).is_empty());
 
-    let middle = read(From::Offset(Offset(6))).await;
+    let middle = read(From::Offset(world.at(6))).await;
     assert_eq!(firsts(&middle), [4, 5, 6, 7, 8, 9]);
     let Reply::Start(start) = &middle[0] else { panic!() };
-    assert_eq!((start.start_offset, start.next_offset), (Offset(6), Offset(12)));
+    assert_eq!((start.start_offset, start.next_offset), (world.at(6), world.at(12)));
     assert_eq!(start.genesis.topic_id(), topic);
     // The newest header before the start, with the own slot, and the last batch there: enough to chain from.
     let Some(Reply::Context(context)) = middle.iter().find(|reply| matches!(reply, Reply::Context(_))) else {
@@ -80,14 +80,15 @@ async fn a_subscription_begins_where_it_is_asked_to() {
     let (digest, offset) = context.batch.as_ref().unwrap();
     let header = context.epoch.header.peek().unwrap();
     let (batch, _) = digest.verify(&context.epoch.header.hash(), &header.epoch_vk).unwrap();
-    assert_eq!((batch.batch_no.0, *offset), (3, Offset(5)));
-    assert!(matches!(middle.last(), Some(Reply::AtHead { next_offset: Offset(12), end_of_stream: true })));
+    assert_eq!((batch.batch_no.0, *offset), (3, world.at(5)));
+    let Some(Reply::AtHead { next_offset, end_of_stream: true }) = middle.last() else { panic!() };
+    assert_eq!(*next_offset, world.at(12));
     drop(owner);
 }
 
 /// A policy in bytes that the broker's own encoder would not choose is passed on as it was signed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_policy_is_delivered_in_the_bytes_that_were_signed() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_policy_is_delivered_in_the_bytes_that_were_signed() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     let policy = Policy { beacon_ms: 200, ..Policy::default() };
@@ -110,8 +111,8 @@ async fn a_policy_is_delivered_in_the_bytes_that_were_signed() {
     assert_eq!(&chain, admin.roster.chain());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_roster_comes_as_a_chain_that_can_be_followed() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn the_roster_comes_as_a_chain_that_can_be_followed() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     owner.append(topic, &admin.add(&[(6, Role::Publisher)])).await.unwrap();
@@ -148,8 +149,8 @@ async fn the_roster_comes_as_a_chain_that_can_be_followed() {
     assert!(entries(&replies).iter().all(|entry| entry.ops.is_some()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_removed_member_is_served_up_to_its_removal() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_removed_member_is_served_up_to_its_removal() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -186,8 +187,8 @@ async fn a_removed_member_is_served_up_to_its_removal() {
     assert_eq!(slots, [Some(2), None]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn beacons_reach_those_at_the_head() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn beacons_reach_those_at_the_head() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -209,8 +210,8 @@ async fn beacons_reach_those_at_the_head() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_larger_than_memory_keeps_comes_whole_and_in_order() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_backlog_larger_than_memory_keeps_comes_whole_and_in_order() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -277,8 +278,8 @@ async fn a_reader_that_stops_reading_is_cut_off_and_holds_nobody_up() {
     assert_eq!(ended, Err(LinkError::CutOff));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_retention_removed_is_announced() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn what_retention_removed_is_announced() {
     let limits = Limits { retention_every: Duration::from_millis(50), ..Limits::default() };
     let world = World::with(limits).await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
@@ -374,8 +375,8 @@ async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
     assert_eq!(seqs, [3]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_connection_carries_many_subscriptions() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn one_connection_carries_many_subscriptions() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(MEMBERS).await;
     let reader = world.client(3).await;
@@ -394,8 +395,8 @@ async fn one_connection_carries_many_subscriptions() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn strangers_and_unknown_topics_get_the_same_answer() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn strangers_and_unknown_topics_get_the_same_answer() {
     let world = World::new().await;
     let (topic, ..) = world.topic(MEMBERS).await;
     let stranger = world.client(9).await;
@@ -409,8 +410,8 @@ async fn strangers_and_unknown_topics_get_the_same_answer() {
     assert_eq!(answers[0].code, Code::NotAllowed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_beacon_never_overtakes_what_it_speaks_of() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_beacon_never_overtakes_what_it_speaks_of() {
     let world = World::new().await;
     let (topic, admin, _owner) = world.topic(MEMBERS).await;
     let client = world.client(2).await;
@@ -445,8 +446,8 @@ pub async fn read_count(pipe: &mut Pipe, count: usize) -> Vec<Bytes> {
     out
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn five_stalled_readers_of_twenty_five_cost_the_others_nothing_and_resume_where_they_were() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn five_stalled_readers_of_twenty_five_cost_the_others_nothing_and_resume_where_they_were() {
     let limits = Limits { stall: Duration::from_secs(3), ..Limits::default() };
     let world = World::with(limits).await;
     let members: Vec<(u8, Role)> =

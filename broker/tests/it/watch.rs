@@ -17,8 +17,8 @@ fn now() -> u32 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as u32
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let client = world.client(2).await;
@@ -67,8 +67,8 @@ async fn a_watch_shows_all_there_is_and_then_all_that_comes() {
     assert_eq!(context.batch.unwrap().0, end.digest());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_officers_watch_and_only_while_they_are() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn only_officers_watch_and_only_while_they_are() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let reader = world.client(3).await;
@@ -84,8 +84,8 @@ async fn only_officers_watch_and_only_while_they_are() {
     watch.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_newcomer_that_has_a_prekey_already_comes_with_it() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_newcomer_that_has_a_prekey_already_comes_with_it() {
     let world = World::new().await;
     let (topic, mut admin, owner) = world.topic(&[(2, Role::Publisher), (3, Role::Reader)]).await;
     let held = prekey(3, now());

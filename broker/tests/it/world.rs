@@ -1,11 +1,12 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sealcast_broker::{Broker, Config, Limits, Servers};
 use sealcast_link::{Connection, FrameReader, FrameWriter, Link, LinkError, LinkOptions, RequestError};
 use sealcast_proto::frame::{
-    Ack, Code, EpochDelivery, From, Refusal, Reply, Request, RosterDelivery, Subscribe, TABLE_FRAME_SLOTS,
+    Ack, Code, EpochDelivery, From, Level, Refusal, Reply, Request, RosterDelivery, Subscribe,
+    TABLE_FRAME_SLOTS,
 };
 use sealcast_proto::limits::SLOT_BYTES;
 use sealcast_proto::object::Genesis;
@@ -22,6 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("nothing came")
+}
+
+/// The cluster whose edge every world's broker is that names no other; none, unless tests are run a second time at one.
+static AROUND: Mutex<Option<Servers>> = Mutex::new(None);
+
+/// See [`AROUND`].
+#[allow(dead_code, reason = "of those who have one")]
+pub fn around(servers: Option<Servers>) {
+    *AROUND.lock().unwrap_or_else(PoisonError::into_inner) = servers;
 }
 
 pub struct World {
@@ -61,7 +71,22 @@ impl World {
             broker: None,
             limits: Limits::default(),
             ops: None,
-            store: None,
+            store: AROUND.lock().unwrap_or_else(PoisonError::into_inner).clone().map(|servers| (servers, 1)),
+        }
+    }
+
+    /// Where the `n`th record of the only topic stands, as long as nothing was refused. In a cluster's order places begin
+    /// at 1, and the topic's creation has the first.
+    pub fn at(&self, n: u64) -> Offset {
+        Offset(n + if self.store.is_some() { 2 } else { 0 })
+    }
+
+    /// What its acknowledgements promise.
+    pub fn level(&self) -> Level {
+        match self.store {
+            None => Level::Durable,
+            Some((_, 1)) => Level::Memory,
+            Some(_) => Level::Replicated,
         }
     }
 

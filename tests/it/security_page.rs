@@ -34,7 +34,8 @@ fn tests_of(source: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut marked = false;
     for line in source.lines().map(str::trim) {
-        if line == "#[test]" || line.starts_with("#[tokio::test") {
+        // `wire`: a test of the broker's that runs in two binaries.
+        if line == "#[test]" || line.starts_with("#[tokio::test") || line.starts_with("#[crate::wire") {
             marked = true;
         } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| marked) {
             names.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());

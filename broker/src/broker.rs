@@ -166,7 +166,10 @@ async fn open(config: &Config) -> Result<(FjallLog, Identity, Recovered), StartE
         let (log, recovered) = opened.map_err(|error| StartError::store(data.clone(), error))?;
         Ok((log, key::open(&data)?, recovered))
     });
-    opening.await.unwrap_or(Err(StartError::Store(LogError::Closed)))
+    // The engine vouches for no file that was tampered with.
+    let panicked =
+        "opening the store ended in a panic; if its files may be damaged, restore them from a copy";
+    opening.await.unwrap_or_else(|_| Err(StartError::Store(LogError::Misuse(panicked.into()))))
 }
 
 /// Joins the cluster, if there is one.

@@ -4,6 +4,7 @@ mod dir;
 mod engine;
 mod import;
 mod journal;
+mod manifest;
 mod open;
 mod read;
 mod reopen;
@@ -298,6 +299,9 @@ impl Log for FjallLog {
     }
 }
 
+#[cfg(test)]
+#[path = "fjall/damage_test.rs"]
+mod damage_test;
 #[cfg(test)]
 #[path = "fjall/test.rs"]
 pub(super) mod tests;

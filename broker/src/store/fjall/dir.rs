@@ -63,6 +63,11 @@ impl DataDir {
         if self.new { write_marker(&self.path, FORMAT) } else { Ok(()) }
     }
 
+    /// Whether nothing was ever stored in it.
+    pub(super) fn is_new(&self) -> bool {
+        self.new
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::FjallOptions;
 use super::dir::{DataDir, io};
 use super::journal::cut_unfinished;
+use super::manifest;
 use crate::store::LogError;
 
 /// What a keyspace gathers in memory before it goes to a file, bytes: four may wait per keyspace.
@@ -36,7 +37,16 @@ pub(super) struct Engine {
 impl Engine {
     /// Opens it; with how many bytes of unfinished writes it cut off.
     pub(super) fn open(dir: &DataDir, options: &FjallOptions) -> Result<(Self, u64), LogError> {
-        let doing = |error| translate("opening the storage engine", dir, error);
+        // What is missing or cut short at the start was there once.
+        let doing = |error| match translate("opening the storage engine", dir, error) {
+            LogError::Io { doing, error } if !dir.is_new() && is_lost(&error) => {
+                LogError::Corrupt(format!("{doing}: {error}"))
+            }
+            error => error,
+        };
+        if !dir.is_new() {
+            manifest::check(&dir.log())?;
+        }
         let torn = cut_unfinished(&dir.log()).map_err(|error| match error.kind() {
             std::io::ErrorKind::InvalidData => LogError::Corrupt(error.to_string()),
             _ => io("reading the journal")(error),
@@ -70,6 +80,11 @@ impl Engine {
         // fdatasync: the journal's length and extents are part of what it writes.
         self.db.persist(PersistMode::SyncData)
     }
+}
+
+fn is_lost(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof)
 }
 
 /// Keys from `from` on that begin with `prefix`.

@@ -1,15 +1,17 @@
-//! A torn tail that the engine does not get over by itself.
+//! What the engine does not get over by itself: a torn tail, and damage.
 //!
 //! When power fails during an fsync, the disk may hold the end of the batch being written but not its middle. No
 //! acknowledgement depends on that batch. The engine (fjall 3.1) would drop a tail that it cannot parse, and whatever
 //! follows it, without a word, or panic over it, or refuse to open; so that batch is cut off here. One that has an intact
-//! batch after it was damaged later: that is left as it is, for people to look at.
+//! batch after it, or stands in an older journal (which was synced before the next one was begun), was damaged later: that
+//! is left as it is, for people to look at.
 //!
 //! ```text
 //! batch = 1 ‖ items u32 ‖ seqno u64 ‖ item… ‖ 3 ‖ xxh3(item…) u64 ‖ "FJL\x03"         little-endian
 //! item  = 2 ‖ type u8 ‖ 0 ‖ keyspace u64 ‖ key_len u16 ‖ len u32 ‖ len u32 ‖ key ‖ value,  or  4 ‖ keyspace u64
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -23,47 +25,84 @@ const END: &[u8] = b"FJL\x03";
 /// many bytes that were.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidData`]: a whole batch stands behind it, so that it is no torn tail, and what was acknowledged is
-/// damaged.
+/// [`ErrorKind::InvalidData`]: a whole batch or a newer journal stands behind it, so that it is no torn tail, and what was
+/// acknowledged is damaged.
 pub(super) fn cut_unfinished(dir: &Path) -> std::io::Result<u64> {
-    let Some(path) = newest(dir)? else { return Ok(0) };
-    let len = std::fs::metadata(&path)?.len();
-    let mut journal = Journal { reader: BufReader::new(File::open(&path)?), at: 0, len };
-    let mut torn = None;
-    loop {
-        let begin = journal.at;
-        match journal.batch() {
-            Some(true) if torn.is_some() => return Err(damaged(torn.unwrap_or(begin))),
-            Some(true) => {}
-            Some(false) => torn = torn.or(Some(begin)),
-            None => break,
+    let mut journals = journals(dir)?;
+    let Some((_, newest)) = journals.pop_last() else { return Ok(0) };
+    for sealed in journals.values() {
+        let found = Found::read(sealed)?;
+        // The next one is begun because it is full.
+        if found.end().is_some() || found.begin == 0 {
+            return Err(damaged(sealed, found.begin));
         }
     }
-    let (begin, whole) = (torn.unwrap_or(journal.at), journal.at);
-    let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
-    file.seek(SeekFrom::Start(begin))?;
-    // At most one journal, 64 MiB; its end is preallocated zeros.
-    let mut rest = Vec::new();
-    file.read_to_end(&mut rest)?;
-    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok(0) };
-    for at in ends(&rest) {
+    let found = Found::read(&newest)?;
+    let Found { begin, whole, len, .. } = found;
+    if found.followed {
+        return Err(damaged(&newest, begin));
+    }
+    let Some(torn) = found.end() else { return Ok(0) };
+    for at in ends(&found.rest) {
         let from = begin.saturating_add(at as u64);
         if from <= whole {
             continue;
         }
-        let mut reader = BufReader::new(File::open(&path)?);
+        let mut reader = BufReader::new(File::open(&newest)?);
         reader.seek(SeekFrom::Start(from))?;
         if (Journal { reader, at: from, len }).batch() == Some(true) {
-            return Err(damaged(begin));
+            return Err(damaged(&newest, begin));
         }
     }
+    let file = OpenOptions::new().write(true).open(&newest)?;
     file.set_len(begin)?;
     file.sync_all()?;
-    Ok(last as u64 + 1)
+    Ok(torn)
 }
 
-fn damaged(at: u64) -> std::io::Error {
-    let what = format!("the journal is damaged at byte {at}, with whole writes behind it");
+/// A journal as it was found.
+struct Found {
+    /// Where the first batch begins that is damaged or not whole; without one, where the last one ends.
+    begin: u64,
+    /// Where the last one ends whose end was found, damaged or not.
+    whole: u64,
+    /// Whether an intact batch follows a damaged one.
+    followed: bool,
+    len: u64,
+    /// What stands from `begin` on. At most one journal, 64 MiB; its end is preallocated zeros.
+    rest: Vec<u8>,
+}
+
+impl Found {
+    fn read(path: &Path) -> std::io::Result<Self> {
+        let len = std::fs::metadata(path)?.len();
+        let mut journal = Journal { reader: BufReader::new(File::open(path)?), at: 0, len };
+        let (mut torn, mut followed) = (None, false);
+        loop {
+            let begin = journal.at;
+            match journal.batch() {
+                Some(true) => followed |= torn.is_some(),
+                Some(false) => torn = torn.or(Some(begin)),
+                None => break,
+            }
+        }
+        let begin = torn.unwrap_or(journal.at);
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(begin))?;
+        let mut rest = Vec::new();
+        file.read_to_end(&mut rest)?;
+        Ok(Self { begin, whole: journal.at, followed, len, rest })
+    }
+
+    /// How many bytes of `rest` were written.
+    fn end(&self) -> Option<u64> {
+        self.rest.iter().rposition(|byte| *byte != 0).map(|last| last as u64 + 1)
+    }
+}
+
+fn damaged(journal: &Path, at: u64) -> std::io::Error {
+    let what =
+        format!("{} is damaged at byte {at}, and what stands behind it was acknowledged", journal.display());
     std::io::Error::new(ErrorKind::InvalidData, what)
 }
 
@@ -72,19 +111,18 @@ fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes.windows(END.len()).enumerate().filter(|(_, it)| *it == END).map(|(at, _)| at + END.len())
 }
 
-fn newest(dir: &Path) -> std::io::Result<Option<PathBuf>> {
-    let mut newest: Option<(u64, PathBuf)> = None;
+/// The journals, the newest last.
+fn journals(dir: &Path) -> std::io::Result<BTreeMap<u64, PathBuf>> {
+    let mut journals = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_suffix(".jnl")).and_then(|number| number.parse().ok());
-        if let Some(number) = number
-            && newest.as_ref().is_none_or(|(highest, _)| *highest < number)
-        {
-            newest = Some((number, path));
+        if let Some(number) = number {
+            journals.insert(number, path);
         }
     }
-    Ok(newest.map(|(_, path)| path))
+    Ok(journals)
 }
 
 struct Journal {

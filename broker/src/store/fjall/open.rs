@@ -11,7 +11,7 @@ use super::dir::DataDir;
 use super::engine::{Engine, translate};
 use super::{FjallLog, FjallOptions, import, topics};
 use crate::damage;
-use crate::store::tail::Tail;
+use crate::store::tail::{Tail, lowest};
 use crate::store::{LogError, TableId, keys};
 
 /// What was found when a store was opened.
@@ -38,11 +38,7 @@ pub(super) fn open(path: &Path, options: FjallOptions) -> Result<(FjallLog, Reco
     // What is left to clear away can stay where it cannot be read.
     let imports_cleared = unless_damaged(import::clear_all(&engine).map_err(doing))?;
     let staged_tables_dropped = unless_damaged(drop_staged(&engine, doing))?;
-    let last_table = engine.tables.last_key_value().map(::fjall::Guard::key).transpose().map_err(doing)?;
-    let next_table = match last_table {
-        Some(key) => keys::parse_chunk_table(&key)?.0.saturating_add(1),
-        None => 0,
-    };
+    let next_table = next_table(&engine, doing)?;
     let (tails, lost) = topics::tails(&engine, doing)?;
     let mut recovered =
         Recovered { staged_tables_dropped, imports_cleared, torn_bytes, ..Recovered::default() };
@@ -75,6 +71,23 @@ fn unless_damaged(cleared: Result<u64, LogError>) -> Result<u64, LogError> {
         }
         cleared => cleared,
     }
+}
+
+/// A number above those of all slot tables.
+fn next_table(engine: &Engine, doing: impl Fn(::fjall::Error) -> LogError) -> Result<u64, LogError> {
+    let key = match engine.tables.last_key_value().map(::fjall::Guard::key).transpose().map_err(doing) {
+        Ok(None) => return Ok(0),
+        Ok(Some(key)) => key,
+        // The last block is damaged. Where it ends stands outside of it: nothing is to be read behind that.
+        Err(error) if error.is_damage() => {
+            damage::say(&format!("the last slot tables: {error}"));
+            let is_behind = |table: u64| engine.tables.range(table.to_be_bytes()..).next().is_none();
+            let next = lowest(0, u64::MAX, |table| Ok(is_behind(table)))?;
+            return if is_behind(next) { Ok(next) } else { Err(error) };
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(keys::parse_chunk_table(&key)?.0.saturating_add(1))
 }
 
 /// Removes the tables that no epoch names; returns how many.

@@ -243,7 +243,7 @@ fn reads_and_writes_from_many_threads() {
 }
 
 /// Every file below `dir`, and how long it is.
-fn files(dir: &Path) -> Vec<(u64, std::path::PathBuf)> {
+pub(super) fn files(dir: &Path) -> Vec<(u64, std::path::PathBuf)> {
     let mut out = vec![];
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         match entry.file_type().unwrap().is_dir() {
@@ -327,6 +327,36 @@ fn a_damaged_index_of_topics_keeps_none_of_the_others() {
         assert_eq!(log.bounds(topic).unwrap().next, Offset(2));
     }
     assert!((1..60).contains(&lost), "{lost}");
+}
+
+#[test]
+fn damaged_slot_tables_keep_nobody_from_the_rest() {
+    let mut backend = OnDisk::default();
+    let log = backend.fresh();
+    log.write(&some(3), true).unwrap();
+    let (publisher, member) = (conformance::publisher(1), MemberIndex(0));
+    let tables: Vec<_> = (1..4).map(|_| log.new_table()).collect();
+    for (n, table) in (1_u8..).zip(&tables) {
+        let slots = crate::hand::table(&[member], n);
+        let (topic, epoch, offset) = (topic(0), Epoch(n.into()), Offset(n.into()));
+        let (header, table) = (record(n, 9), *table);
+        let chunk = Write::TableChunk { table, first_member: member, slots };
+        let named = Write::Epoch { topic, publisher, epoch, offset, header, table: Some(table) };
+        log.write(&[chunk, named], true).unwrap();
+    }
+    log.engine().unwrap().tables.rotate_memtable_and_wait().unwrap();
+    drop(log);
+    let dir = backend.0.as_ref().unwrap().path();
+    // The only file of the third keyspace: its block stands at the beginning.
+    let tables_of = |(_, path): &(u64, std::path::PathBuf)| path.to_string_lossy().contains("/3/tables/");
+    let (_, path) = files(dir).into_iter().find(tables_of).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let log = backend.open();
+    assert_eq!(log.read(&topic(0), Offset(0), usize::MAX).unwrap().len(), 3);
+    assert!(log.slot(tables[2], member).unwrap_err().is_damage());
+    assert!(log.new_table() > tables[2], "no number is given out again");
 }
 
 /// What was acknowledged is damaged, not torn: the engine would drop all that follows, or panic.

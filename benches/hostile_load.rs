@@ -115,13 +115,7 @@ async fn trouble(which: usize, broker: BrokerLink, topic: TopicId) {
 }
 
 /// Makes one kind of trouble until it is over; how often.
-async fn make(
-    which: usize,
-    broker: BrokerLink,
-    member: Arc<Identity>,
-    topic: TopicId,
-    over: Over,
-) -> usize {
+async fn make(which: usize, broker: BrokerLink, member: Arc<Identity>, topic: TopicId, over: Over) -> usize {
     let keep_alive = Duration::from_secs(5);
     match which {
         1 => {

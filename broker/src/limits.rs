@@ -36,6 +36,14 @@ pub const REPLAYS: usize = 4;
 /// How long a piece that was read for a subscriber may take to be written before its turn goes to the next one: one that
 /// reads fast keeps it, one that a network or a program slows down holds nobody up.
 pub const REPLAY_TURN: Duration = Duration::from_millis(5);
+/// Where others are live, so many bytes are written to a subscriber that is behind, then nothing for [`REPLAY_PAUSE`]: what
+/// is live waits for the processor no longer than it takes to encrypt and send them.
+pub const REPLAY_PIECE: usize = 64 << 10;
+/// See [`REPLAY_PIECE`]. The shortest that a timer gives: some 40 MiB/s for each of [`REPLAYS`].
+pub const REPLAY_PAUSE: Duration = Duration::from_millis(1);
+/// How long after a subscriber that was not behind was served others are held to count as live, milliseconds: longer than
+/// what comes now and then stays away.
+pub const LIVE_MS: u64 = 1_000;
 /// Priority of the stream of a subscriber that is behind; others have 0, and what has more is written first.
 pub const REPLAY_PRIORITY: i32 = -1;
 /// Streams of one connection that may hold data for a reader that does not take it, a count, of those that are behind and of

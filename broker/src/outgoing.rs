@@ -38,6 +38,25 @@ impl Outgoing {
         std::mem::take(&mut self.pieces)
     }
 
+    /// The same, of the first `most` bytes, which may end within a frame; the rest stays.
+    pub fn take_first(&mut self, most: usize) -> Vec<Bytes> {
+        self.close();
+        let mut rest = std::mem::take(&mut self.pieces).into_iter();
+        let (mut out, mut left) = (Vec::new(), most);
+        while left > 0
+            && let Some(mut piece) = rest.next()
+        {
+            let first = piece.split_to(piece.len().min(left));
+            left -= first.len();
+            out.push(first);
+            if !piece.is_empty() {
+                self.pieces.push(piece);
+            }
+        }
+        self.pieces.extend(rest);
+        out
+    }
+
     fn close(&mut self) {
         if !self.open.is_empty() {
             self.pieces.push(self.open.split().freeze());
@@ -59,5 +78,22 @@ mod tests {
         assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [30, COPY + 1, 3]);
         assert_eq!((pieces[0][0], pieces[0][10], pieces[2][0], pieces[2][1]), (1, 2, 4, 5));
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn a_part_is_taken_without_regard_to_frames() {
+        let mut out = Outgoing::default();
+        for (fill, len) in [(1, 10), (2, COPY + 1), (3, COPY + 2)] {
+            out.push(Bytes::from(vec![fill; len]));
+        }
+        let whole: Vec<u8> =
+            [(1, 10), (2, COPY + 1), (3, COPY + 2)].iter().flat_map(|(n, len)| vec![*n; *len]).collect();
+        let mut taken = vec![];
+        for most in [5, 5, COPY, 2, COPY, 100] {
+            let first = out.take_first(most).concat();
+            assert!(first.len() == most || out.is_empty());
+            taken.extend(first);
+        }
+        assert_eq!(taken, whole);
     }
 }

@@ -1,8 +1,10 @@
 //! Reads from the log: they may wait for the disk, so they run beside the async tasks, a bounded number at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::limits;
 use crate::store::{Log, LogError};
@@ -13,6 +15,9 @@ pub(crate) struct Reads {
     log: Arc<dyn Log>,
     turns: Arc<Semaphore>,
     replays: Arc<Semaphore>,
+    begun: Instant,
+    /// When a subscriber that is not behind was served last, milliseconds since `begun`, and one more; 0: never.
+    live: Arc<AtomicU64>,
 }
 
 /// A replay's turn, until it is dropped.
@@ -24,7 +29,24 @@ impl Reads {
             log,
             turns: Arc::new(Semaphore::new(limits::READERS)),
             replays: Arc::new(Semaphore::new(limits::REPLAYS)),
+            begun: Instant::now(),
+            live: Arc::default(),
         }
+    }
+
+    /// Notes that a subscriber is served which is not behind.
+    pub(crate) fn note_live(&self) {
+        self.live.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether there are subscribers that are not behind, and something for them.
+    pub(crate) fn are_live(&self) -> bool {
+        let last = self.live.load(Ordering::Relaxed);
+        last > 0 && self.now_ms().saturating_sub(last) < limits::LIVE_MS
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// Waits for a turn to read a piece of the log for somebody who is behind. Those turns are fewer than what can be read
@@ -59,8 +81,20 @@ impl Reads {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::store::MemoryLog;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_served_at_the_head_counts_as_live_for_a_while() {
+        let reads = Reads::new(Arc::new(MemoryLog::new()));
+        assert!(!reads.are_live(), "nobody was served yet");
+        reads.note_live();
+        assert!(reads.clone().are_live());
+        tokio::time::advance(Duration::from_millis(limits::LIVE_MS)).await;
+        assert!(!reads.are_live());
+    }
 
     #[tokio::test]
     async fn replays_have_so_many_turns_and_hold_up_no_other_read() {

@@ -243,7 +243,11 @@ impl<'a> Reader<'a> {
         let holding = self.stream.holding.clone();
         // Before anything is read: who waits here holds nothing.
         let _place = holding.place(behind).await;
-        let turn = if behind { self.stream.shared.storage.reads.replay().await } else { None };
+        let reads = &self.stream.shared.storage.reads;
+        let turn = if behind { reads.replay().await } else { None };
+        if !self.behind {
+            reads.note_live();
+        }
         let stop = match self.topic.ring().read(self.cursor, limits::RUN_BYTES) {
             Near::Items(items) if items.is_empty() => {
                 self.cursor = head;
@@ -299,27 +303,42 @@ impl<'a> Reader<'a> {
         Ok(stop)
     }
 
-    /// Writes what was read in `turn`, which goes to the next one if this takes long.
-    async fn flush_in(&mut self, turn: Turn) -> Result<(), End> {
-        let flush = self.flush();
-        tokio::pin!(flush);
-        tokio::select! {
-            biased;
-            flushed = &mut flush => return flushed,
-            () = sleep(limits::REPLAY_TURN), if turn.is_some() => {}
+    /// Writes what was read in `turn`, which goes to the next one if the reader takes long. Where others are live, a little
+    /// at a time, with room for them in between.
+    async fn flush_in(&mut self, mut turn: Turn) -> Result<(), End> {
+        let reads = self.stream.shared.storage.reads.clone();
+        while turn.is_some() && !self.out.is_empty() {
+            let live = reads.are_live();
+            let flush = self.flush_first(if live { limits::REPLAY_PIECE } else { usize::MAX });
+            tokio::pin!(flush);
+            tokio::select! {
+                biased;
+                flushed = &mut flush => flushed?,
+                () = sleep(limits::REPLAY_TURN) => {
+                    turn = None;
+                    flush.await?;
+                }
+            }
+            if live {
+                sleep(limits::REPLAY_PAUSE).await;
+            }
         }
         drop(turn);
-        flush.await
+        self.flush().await
     }
 
     async fn flush(&mut self) -> Result<(), End> {
+        self.flush_first(usize::MAX).await
+    }
+
+    async fn flush_first(&mut self, most: usize) -> Result<(), End> {
         if self.out.is_empty() {
             // It may have passed what is not for it.
             self.topic.went(&self.following, self.cursor, 0);
             return Ok(());
         }
         let stall = self.stream.shared.limits().stall;
-        let mut frames = self.out.take();
+        let mut frames = self.out.take_first(most);
         let bytes = frames.iter().map(bytes::Bytes::len).sum();
         self.stream.writer.send_all_within(&mut frames, stall).await?;
         self.topic.went(&self.following, self.cursor, bytes);

@@ -305,9 +305,12 @@ impl Edge {
             if matches!(timeout(PATIENCE, self.order.catch_up(0)).await, Ok(Ok(()))) {
                 heard = tokio::time::Instant::now();
                 self.shared.cut_off(false);
-            } else if heard.elapsed() > CUT_OFF && !self.shared.is_cut_off() {
-                tracing::error!("the cluster does not answer: clients are sent to other brokers");
-                self.shared.cut_off(true);
+            } else if heard.elapsed() > CUT_OFF {
+                if !self.shared.is_cut_off() {
+                    tracing::error!("the cluster does not answer: clients are sent to other brokers");
+                    self.shared.cut_off(true);
+                }
+                self.order.cluster().elsewhere().await;
             }
         }
     }

@@ -12,12 +12,13 @@
 
 mod cluster;
 mod credentials;
+mod lead;
 mod place;
 mod proposal;
+mod reach;
 mod removal;
+mod seldom;
 mod tail;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub use self::place::Servers;
 pub(crate) use self::place::StoreOptions;
 pub(crate) use self::place::{partition, prekeys_of};
 pub(crate) use self::proposal::{Body, By, Kind, Proposal, Proposed};
+use self::seldom::Seldom;
 pub(crate) use self::tail::{Placed, follow};
 use crate::limits;
 use crate::lookup;
@@ -224,7 +226,15 @@ impl Order {
 
 /// Sends one partition's proposals, in order, without waiting for one before the next.
 async fn carry(cluster: Arc<Cluster>, mut leaving: mpsc::UnboundedReceiver<Leaving>) {
+    let seldom = Arc::new(Seldom::default());
     while let Some(Leaving { topic, proposal, lost, budget }) = leaving.recv().await {
+        let seldom = seldom.clone();
+        let lost = move |error: OrderError| {
+            if seldom.now() {
+                tracing::warn!(%error, "what is published is refused");
+            }
+            lost(error);
+        };
         match cluster.send(&topic, proposal).await {
             Ok(stored) => {
                 tokio::spawn(async move {
@@ -248,7 +258,7 @@ pub(crate) fn behind(error: &OrderError) -> Refusal {
 
 /// What somebody is told whose proposal the servers did not confirm.
 pub(crate) fn unconfirmed(error: &OrderError) -> Refusal {
-    tracing::warn!(%error, "refused");
+    tracing::debug!(%error, "refused");
     let retry_after_ms = limits::READ_ONLY_RETRY_MS;
     Refusal { retry_after_ms, ..Refusal::new(Code::ReadOnly, "the broker's cluster does not answer now") }
 }

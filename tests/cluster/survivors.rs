@@ -1,119 +1,73 @@
-use std::ffi::{OsStr, OsString};
-use std::time::Instant;
+use crate::crowd::{Crowd, PUBLISHERS, READERS};
+use crate::net::Net;
+use crate::parties::lines;
+use crate::scene::Scene;
 
-use crate::parties::{Party, lines};
-use crate::program::World;
-use crate::servers::Servers;
-
-/// Lines that every member gets.
+/// Lines that every member gets of a publisher that ends.
 const ALL: usize = 20_000;
-const READERS: usize = 5;
+/// Readers of those.
+const FEW: usize = 5;
 
-/// Two brokers on three servers, and a topic whose link names both.
-struct Cluster {
-    world: World,
-    servers: Servers,
-    brokers: [Option<Party>; 2],
-    listen: [String; 2],
-    link: String,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let (world, servers) = (World::new(), Servers::start(3, ""));
-        let listen = ["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
-        let mut it = Self { world, servers, brokers: [None, None], listen, link: String::new() };
-        let links = [it.start(0), it.start(1)];
-        let split = |link: &String| {
-            let (host, keys) =
-                link.strip_prefix("sealcast://").and_then(|rest| rest.split_once('?')).expect("a link");
-            (host.to_owned(), keys.to_owned())
-        };
-        let [(one, its), (two, others)] = [split(&links[0]), split(&links[1])];
-        let both = format!("sealcast://{one},{two}?{its}&{others}");
-        it.listen = [one, two];
-        let (owner, _) = it.world.identity("owner");
-        let mut args: Vec<OsString> =
-            ["topic", "create", "prices", "--broker", &both, "-i"].map(Into::into).into();
-        args.extend([owner.into(), "--state".into(), it.world.path("state-owner").into()]);
-        for n in 0..READERS {
-            let (_, key) = it.world.identity(&format!("reader-{n}"));
-            args.extend(["-r".into(), key.into()]);
-        }
-        it.link = it.world.run(args).ok().trim().to_owned();
-        it
-    }
-
-    /// Starts a broker (again); its link.
-    fn start(&mut self, n: usize) -> String {
-        let data = self.world.path(format!("data-{n}"));
-        let store = self.servers.store();
-        let args = ["broker", "--listen", &self.listen[n], "--store", &store, "--data"].map(OsStr::new);
-        let mut command = self.world.command(args);
-        command.arg(data);
-        let mut broker = Party::start(command);
-        let link = broker.wrote_line();
-        self.brokers[n] = Some(broker);
-        link
-    }
-
-    fn party(&self, name: &str, args: &[&str]) -> Party {
-        let mut command = self.world.command(args.iter().map(OsStr::new));
-        command
-            .arg("-i")
-            .arg(self.world.path(name))
-            .arg("--state")
-            .arg(self.world.path(format!("state-{name}")));
-        Party::start(command)
-    }
-
-    fn readers(&self) -> Vec<Party> {
-        let count = ALL.to_string();
-        let reader = |n| {
-            let mut party = self.party(&format!("reader-{n}"), &["sub", &self.link, "-n", &count]);
-            party.says("subscribed at offset");
-            party
-        };
-        (0..READERS).map(reader).collect()
-    }
+/// Of the brokers or servers to which something happens one after another: the first, or all (minutes instead of one).
+fn some(count: usize) -> std::ops::Range<usize> {
+    let all = std::env::var("SEALCAST_SURVIVORS").is_ok_and(|which| which == "all");
+    0..if all { count } else { 1 }
 }
 
 pub(crate) fn every_member_gets_every_line_whoever_is_killed() {
-    let mut it = Cluster::new();
-    let mut readers = it.readers();
-    let mut publisher = it.party("owner", &["pub", &it.link, "--lines"]);
-    let steps = 5;
-    for step in 0..steps {
-        publisher.write(&lines(step * ALL / steps..(step + 1) * ALL / steps));
-        // Somewhere in the middle of this part.
-        readers[0].wrote_lines(step * ALL / steps + 500);
-        let begun = Instant::now();
-        match step {
-            0 | 1 => {
-                it.brokers[step].take().expect("it runs").kill();
-                readers[0].wrote_lines(step * ALL / steps + ALL / steps);
-                it.start(step);
-            }
-            2 | 3 => {
-                it.servers.kill(step - 2);
-                readers[0].wrote_lines((step + 1) * ALL / steps);
-                it.servers.restart(step - 2);
-            }
-            _ => {}
-        }
-        println!("step {step}: on after {:?}", begun.elapsed());
+    let mut scene = Scene::on_loopback(PUBLISHERS, READERS);
+    let crowd = Crowd::gather(&scene);
+    for n in some(2) {
+        let broker = scene.brokers[n].take().expect("it runs");
+        crowd.outlives("kill -9 of a broker", || broker.kill());
+        scene.start(n);
     }
-    publisher.close_stdin();
-    publisher.ok();
-    for reader in readers {
-        assert!(reader.ok() == lines(0..ALL), "byte for byte");
+    for n in some(3) {
+        crowd.outlives("kill -9 of a server", || scene.servers.kill(n));
+        scene.servers.restart(n);
+        scene.servers.is_whole(n);
     }
+    for n in 0..3 {
+        crowd.outlives("restart of a server", || scene.servers.stop(n));
+        scene.servers.restart(n);
+        scene.servers.is_whole(n);
+    }
+    crowd.end();
+}
+
+pub(crate) fn every_member_gets_every_line_whichever_server_is_cut_off() {
+    let Some(net) = Net::enter("survivors::every_member_gets_every_line_whichever_server_is_cut_off") else {
+        return;
+    };
+    let scene = Scene::new(net.places(), PUBLISHERS, READERS);
+    let crowd = Crowd::gather(&scene);
+    // First those that a broker is connected to: it must notice.
+    let mut order = [0, 1, 2];
+    order.sort_by_key(|n| !scene.servers.serves(*n, "sealcast-broker"));
+    for n in some(3).map(|at| order[at]) {
+        crowd.outlives("cut of a server from all", || net.cut(n));
+        crowd.outlives("its return", || net.join(n).unwrap());
+        scene.servers.is_whole(n);
+    }
+    order.sort_by_key(|n| !scene.servers.serves(*n, "sealcast-broker"));
+    for n in some(3).map(|at| order[at]) {
+        crowd.outlives("cut of a server from its peers", || net.part(n));
+        crowd.outlives("its return", || net.unite(n));
+        scene.servers.is_whole(n);
+    }
+    crowd.end();
 }
 
 pub(crate) fn a_broker_that_stops_in_order_hands_its_clients_over() {
-    let mut it = Cluster::new();
-    let mut readers = it.readers();
-    let mut publisher = it.party("owner", &["pub", &it.link, "--lines"]);
+    let mut it = Scene::on_loopback(0, FEW);
+    let count = ALL.to_string();
+    let reader = |n| {
+        let mut party = it.party(&format!("reader-{n}"), &["sub", &it.link, "-n", &count], None);
+        party.says("subscribed at offset");
+        party
+    };
+    let mut readers: Vec<_> = (0..FEW).map(reader).collect();
+    let mut publisher = it.party("owner", &["pub", &it.link, "--lines"], None);
     let steps = 4;
     for step in 0..steps {
         publisher.write(&lines(step * ALL / steps..(step + 1) * ALL / steps));

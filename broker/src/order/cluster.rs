@@ -12,17 +12,15 @@ use bytes::Bytes;
 use rand::RngExt as _;
 use sealcast_proto::TopicId;
 use sealcast_proto::frame::Level;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::credentials::{self, Refusals};
 use super::proposal::BESIDE;
 use super::removal::may_name;
-use super::{Body, Kind, PARTITIONS, PATIENCE, Proposal, Proposed, StoreOptions, pieces, place};
+use super::{Body, Kind, PARTITIONS, PATIENCE, Proposal, Proposed, StoreOptions, lead, pieces, place, reach};
 
 /// What a message carries beside its payload, bytes: subject, reply subject, headers.
 const AROUND: usize = 4 << 10;
-/// The oldest server that is known to keep what is relied on here.
-const OLDEST: (u32, u32) = (2, 12);
 /// Proposals that no server has confirmed yet, a count: what edges send is bounded by their commit budget; this bounds
 /// small ones.
 const UNCONFIRMED: usize = 16 << 10;
@@ -91,12 +89,8 @@ impl Cluster {
     }
 
     async fn join(client: Client, replicas: u32, refusals: Refusals) -> Result<Self, OrderError> {
+        reach::is_new_enough(&client)?;
         let info = client.server_info();
-        if version(&info.version).is_none_or(|version| version < OLDEST) {
-            let (major, minor) = OLDEST;
-            let why = format!("nats-server {} is too old: {major}.{minor} is needed", info.version);
-            return Err(OrderError::Unfit(why));
-        }
         let context = jetstream::context::ContextBuilder::new()
             .timeout(PATIENCE)
             .ack_timeout(PATIENCE)
@@ -130,6 +124,11 @@ impl Cluster {
     /// likes (`sync_interval`, which a client cannot ask): no more than memory can be promised.
     pub(crate) fn level(&self) -> Level {
         if self.replicas > 1 { Level::Replicated } else { Level::Memory }
+    }
+
+    /// Goes to another server: the one it is connected to may be cut off from the others.
+    pub(crate) async fn elsewhere(&self) {
+        reach::elsewhere(&self.client).await;
     }
 
     pub(super) fn log(&self, partition: u16) -> Option<&Stream> {
@@ -224,9 +223,7 @@ impl Cluster {
     /// Where the next message of a partition will stand, at the least.
     pub(crate) async fn end(&self, partition: u16) -> Result<u64, OrderError> {
         let Some(stream) = self.logs.get(usize::from(partition)) else { return Ok(0) };
-        let info = timeout(PATIENCE, stream.get_info()).await.map_err(away("does not answer"))?;
-        let info = info.map_err(away("does not answer"))?;
-        Ok(info.state.last_sequence.saturating_add(1))
+        Ok(lead::state(stream).await?.last_sequence.saturating_add(1))
     }
 
     /// A partition's messages from `from` on.
@@ -298,12 +295,6 @@ async fn stream(
         Some((what, _)) => Err(OrderError::Unfit(format!("the stream {name} has another {what}"))),
         None => Ok(stream),
     }
-}
-
-/// `2.15.1`, or with something behind it.
-fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Milliseconds since 1970.

@@ -10,7 +10,7 @@ use async_nats::{
 };
 use tokio::sync::watch;
 
-use super::{OrderError, PATIENCE, StoreOptions};
+use super::{OrderError, StoreOptions, reach};
 
 /// An nkey's seed: so many characters, and the first of them.
 const SEED: (usize, char) = (58, 'S');
@@ -89,11 +89,8 @@ pub(super) async fn connect(options: &StoreOptions, refusals: &Refusals) -> Resu
         }
     };
     let heard = refusals.clone();
-    let mut connect = connect
+    let mut connect = reach::impatient(connect)
         .name("sealcast-broker")
-        // What waits while no server answers is refused after `PATIENCE`, not sent much later.
-        .connection_timeout(PATIENCE)
-        .request_timeout(Some(PATIENCE))
         .event_callback(move |event| {
             heard.hear(event);
             std::future::ready(())

@@ -12,7 +12,7 @@ use sealcast_proto::{Offset, TopicId};
 use tokio::time::timeout;
 
 use super::cluster::away;
-use super::{Body, Cluster, Kind, NAMED_WITHIN, OrderError, PATIENCE, Proposal, Proposed, place, tail};
+use super::{Body, Cluster, Kind, NAMED_WITHIN, OrderError, PATIENCE, Proposal, Proposed, lead, place, tail};
 use crate::topic::Trim;
 
 /// A part that stands in the streams.
@@ -26,8 +26,7 @@ impl Cluster {
     /// How many messages were ever taken out of a partition: while it does not change, nothing is.
     pub(crate) async fn removed(&self, partition: u16) -> Result<u64, OrderError> {
         let Some(stream) = self.log(partition) else { return Ok(0) };
-        let info = timeout(PATIENCE, stream.get_info()).await.map_err(away("does not answer"))?;
-        let state = info.map_err(away("does not answer"))?.state;
+        let state = lead::state(stream).await?;
         Ok(state.last_sequence.saturating_sub(state.messages))
     }
 
@@ -89,8 +88,7 @@ impl Cluster {
 
     /// Parts that were put `waited` ago or earlier. Some may be left out.
     async fn old_parts(&self, stream: &Stream, waited: Duration) -> Result<Vec<Part>, OrderError> {
-        let info = timeout(PATIENCE, stream.get_info()).await.map_err(away("does not answer"))?;
-        let mut left = info.map_err(away("does not answer"))?.state.messages;
+        let mut left = lead::state(stream).await?.messages;
         let mut parts = Vec::new();
         if left == 0 {
             return Ok(parts);

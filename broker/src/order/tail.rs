@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::milliseconds;
+use super::seldom::Seldom;
 use super::{Body, Cluster, OrderError, Proposal, place};
 
 /// Before reading is tried again.
@@ -35,8 +36,11 @@ pub(crate) struct Placed {
 
 /// Reads a partition from `from` on, for ever: in order, nothing twice, nothing left out that the streams still hold.
 pub(crate) async fn follow(cluster: Arc<Cluster>, partition: u16, mut from: u64, to: mpsc::Sender<Placed>) {
+    let seldom = Seldom::default();
     while !to.is_closed() {
-        if let Err(error) = run(&cluster, partition, &mut from, &to).await {
+        if let Err(error) = run(&cluster, partition, &mut from, &to).await
+            && seldom.now()
+        {
             tracing::warn!(partition, %error, "the cluster's order cannot be read: trying again");
         }
         sleep(PAUSE).await;

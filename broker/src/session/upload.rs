@@ -139,7 +139,11 @@ async fn send_parts(
             continue;
         }
         let part = held.split_to(held.len().min(whole)).freeze();
-        let at = cluster.put_part(&id, Kind::Header, part).await.map_err(|error| unconfirmed(&error))?;
+        let put = cluster.put_part(&id, Kind::Header, part).await;
+        let at = put.map_err(|error| {
+            tracing::warn!(%error, "a slot table is refused");
+            unconfirmed(&error)
+        })?;
         parts.push(at);
     }
     Ok(parts)

@@ -16,7 +16,7 @@ const AT_ONCE: u64 = 16;
 /// A publisher at one edge sends batch after batch; an admin at the other removes a member somewhere among them. Whatever the
 /// timing: behind the removal stands no batch of the older epoch, and none is acknowledged there.
 pub async fn no_edge_takes_an_older_epoch_behind_a_removal() {
-    let tries = std::env::var("SEALCAST_RACE_TRIES").map_or(48, |tries| tries.parse().expect("a number"));
+    let tries = std::env::var("SEALCAST_RACE_TRIES").map_or(300, |tries| tries.parse().expect("a number"));
     let servers = Servers::start(1, "");
     let edge = async || {
         // A topic for each try: an owner must not remove twice a second in one.

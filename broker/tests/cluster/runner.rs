@@ -2,7 +2,7 @@
 //! ignored, with the reason, which libtest can only do at compile time.
 #![allow(unreachable_pub)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -15,6 +15,16 @@ pub const SERVER: &str = "SEALCAST_NATS_SERVER";
 const NEEDED: &str = "SEALCAST_NATS_NEEDED";
 /// The oldest server that will do.
 const OLDEST: (u32, u32) = (2, 12);
+
+/// Why a test that was begun cannot be run here.
+struct Skipped(String);
+
+/// Ends a test that cannot be run here: it is reported as ignored, with the reason.
+#[allow(dead_code, reason = "of use to one of the two binaries")]
+pub fn skip(why: &str) -> ! {
+    // Not a panic that anybody is told of.
+    resume_unwind(Box::new(Skipped(why.to_owned())))
+}
 
 /// The server's program; else why there is none.
 pub fn server() -> Result<PathBuf, String> {
@@ -59,10 +69,18 @@ pub fn run(tests: &[Test]) -> ExitCode {
             }
             None => {
                 println!("test {name} ...");
-                let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
-                println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-                if !passed {
-                    failed.push(*name);
+                match catch_unwind(AssertUnwindSafe(test)) {
+                    Ok(()) => println!("test {name} ... ok"),
+                    Err(why) => match why.downcast::<Skipped>() {
+                        Ok(why) => {
+                            ignored += 1;
+                            println!("test {name} ... ignored, {}", why.0);
+                        }
+                        Err(_) => {
+                            failed.push(*name);
+                            println!("test {name} ... FAILED");
+                        }
+                    },
                 }
             }
         }

@@ -201,6 +201,28 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_warned_of_once_until_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = std::sync::Mutex::new(std::fs::File::create(&path).unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(file).finish();
+        let revoked = || Event::ServerError(ServerError::Other("User Authentication Revoked".into()));
+        let refused = ConnectErrorKind::AuthorizationViolation.to_string();
+        let refused = || Event::ClientError(ClientError::Other(refused.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let refusals = Refusals::default();
+            // Thrown out, then turned away again and again; and once more.
+            let story =
+                [revoked(), refused(), refused(), refused(), Event::Connected, Event::Connected, revoked()];
+            story.into_iter().for_each(|event| refusals.hear(event));
+        });
+        let log = std::fs::read_to_string(path).unwrap();
+        let count = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+        assert_eq!((count(" WARN "), count("lets this broker in again")), (3, 1), "{log}");
+        assert!(log.contains("User Authentication Revoked") && log.contains("store_auth"), "{log}");
+    }
+
+    #[test]
     fn a_refusal_is_told_from_other_trouble() {
         let refusals = Refusals::default();
         let trouble = ["Stale Connection", "Authentication Timeout", "IO error", "timed out"];

@@ -51,7 +51,7 @@ macro_rules! tests {
 }
 
 /// What is promised to clients, whatever the log: tests of a broker, run at an edge that is alone with its server. Those that
-/// are not named are about a broker's own disk, its process or its connections, or look for an order without gaps.
+/// are not named are about a broker's own disk, its process, or its connections.
 macro_rules! promises {
     ($($file:literal $module:ident: $($test:ident),*;)*) => {
         $(
@@ -83,6 +83,7 @@ promises! {
         beacons_reach_those_at_the_head,
         a_backlog_larger_than_memory_keeps_comes_whole_and_in_order,
         what_retention_removed_is_announced,
+        a_reader_that_retention_overtakes_is_told_what_it_missed,
         one_connection_carries_many_subscriptions,
         strangers_and_unknown_topics_get_the_same_answer,
         a_beacon_never_overtakes_what_it_speaks_of,
@@ -109,6 +110,9 @@ promises! {
         a_newcomer_that_has_a_prekey_already_comes_with_it;
     "../it/restart.rs" restart:
         a_restart_changes_nothing_that_was_acknowledged;
+    "../it/limits.rs" limits:
+        whoever_publishes_too_fast_is_held_back_and_loses_nothing,
+        a_table_is_only_so_large;
     "../it/hostile.rs" hostile:
         noise_on_every_kind_of_stream_harms_nobody,
         records_full_of_noise_are_refused,

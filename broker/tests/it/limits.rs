@@ -96,8 +96,8 @@ async fn an_identity_has_only_so_many_subscriptions() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_publishes_too_fast_is_held_back_and_loses_nothing() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn whoever_publishes_too_fast_is_held_back_and_loses_nothing() {
     let world = world(Limits { publish_rate: Size(1 << 20), ..Limits::default() }).await;
     let (topic, admin, owner) = world.topic(&[(2, Role::Publisher), (4, Role::Publisher)]).await;
     let client = world.client(2).await;
@@ -214,8 +214,8 @@ async fn a_slow_record_that_goes_on_is_waited_for() {
     pipe.ack().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_is_only_so_large() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_table_is_only_so_large() {
     let world = World::with(Limits { table_slots: 3, ..Limits::default() }).await;
     let (topic, ..) = world.topic(&[(2, Role::Publisher)]).await;
     let client = world.client(2).await;

@@ -321,8 +321,8 @@ pub async fn what_retention_removed_is_announced() {
     assert_eq!(digest.peek().unwrap().batch_no.0 + 1, u64::from(kept[0][0]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
+#[crate::wire(flavor = "multi_thread")]
+pub async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
     let limits = Limits { retention_every: Duration::from_millis(20), ..Limits::default() };
     let world = World::with(limits).await;
     let (topic, mut admin, owner) = world.topic(MEMBERS).await;
@@ -342,25 +342,27 @@ async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
             client.begin(&mut pipe, topic, &mut hand, &admin, &[3]).await;
         }
     }
+    // In a cluster's order what was trimmed is said too, between the records.
+    let follows = |next: u64, at: u64| next == at || world.store.is_some() && next < at;
     let (mut next, mut holes, mut contexts, mut seqs) = (None, 0, 0, vec![]);
     while next != Some(last.0 + 1) {
         match slow.next().await {
             Reply::Record(Offset(offset), _) => {
-                assert!(next.is_none_or(|next| next == offset), "{next:?} {offset}");
+                assert!(next.is_none_or(|next| follows(next, offset)), "{next:?} {offset}");
                 next = Some(offset + 1);
             }
             Reply::Epoch(epoch) => {
-                assert!(next.is_none_or(|next| next == epoch.offset.0), "{next:?} {}", epoch.offset);
+                assert!(next.is_none_or(|next| follows(next, epoch.offset.0)), "{next:?} {}", epoch.offset);
                 next = Some(epoch.offset.0 + 1);
             }
             Reply::Hole(from, to, HoleReason::Retention) => {
-                assert_eq!(next, Some(from.0));
+                assert!(next.is_some_and(|next| follows(next, from.0)), "{next:?} {from}");
                 (next, holes) = (Some(to.0), holes + 1);
             }
             // Those that stood in the hole come all the same: the chain must not break.
             Reply::Roster(entry) => {
                 seqs.push(entry.entry.peek().unwrap().seq.0);
-                if Some(entry.offset.0) == next {
+                if next.is_some_and(|next| follows(next, entry.offset.0)) {
                     next = Some(entry.offset.0 + 1);
                 }
             }

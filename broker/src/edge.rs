@@ -310,7 +310,10 @@ impl Edge {
                     tracing::error!("the cluster does not answer: clients are sent to other brokers");
                     self.shared.cut_off(true);
                 }
-                self.order.cluster().elsewhere().await;
+                // Who gets an answer but nothing to read is no better off at another server.
+                if self.order.cluster().end(0).await.is_err() {
+                    self.order.cluster().elsewhere().await;
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rand::RngExt as _;
 use sealcast_proto::TopicId;
 use sealcast_proto::frame::Level;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::credentials::{self, Refusals};
 use super::proposal::BESIDE;
@@ -24,6 +24,8 @@ const AROUND: usize = 4 << 10;
 /// Proposals that no server has confirmed yet, a count: what edges send is bounded by their commit budget; this bounds
 /// small ones.
 const UNCONFIRMED: usize = 16 << 10;
+/// For the servers to make a consumer; then another is asked for.
+const CONSUMER: Duration = Duration::from_secs(3);
 /// Before something is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long the servers recognise a message that is sent again: longer than any retry here.
@@ -233,7 +235,9 @@ impl Cluster {
         let stream = self.logs.get(usize::from(partition)).ok_or_else(missing)?;
         let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
         let consumer = pull::OrderedConfig { deliver_policy, ..pull::OrderedConfig::default() };
-        let consumer = stream.create_consumer(consumer).await.map_err(away("makes no consumer"))?;
+        // It is put on any server, for some time also on one that is cut off: then it is not answered, and the next may be.
+        let made = timeout(CONSUMER, stream.create_consumer(consumer)).await;
+        let consumer = made.map_err(away("makes no consumer"))?.map_err(away("makes no consumer"))?;
         consumer.messages().await.map_err(away("does not deliver"))
     }
 

@@ -58,17 +58,23 @@ async fn run(
     let mut behind = false;
     loop {
         let message = match timeout(QUIET, messages.next()).await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Err(away("the consumer ended".into())),
+            Ok(message) => message,
             // A consumer goes with its server, and its client notices late: whoever waits for what stands there does not.
-            Err(_) => {
-                let was_behind = std::mem::replace(&mut behind, cluster.end(partition).await? > *from);
-                if behind && was_behind {
-                    return Err(away("nothing comes though something is there".into()));
+            Err(_) => tokio::select! {
+                biased;
+                // An answer may take long, and this one need not be worse off for that.
+                message = messages.next() => message,
+                end = cluster.end(partition) => {
+                    // While nobody leads nothing can be told: this consumer may be as good as the next.
+                    let is_behind = end.as_ref().map_or(true, |end| *end > *from);
+                    if std::mem::replace(&mut behind, is_behind) && end.is_ok() && is_behind {
+                        return Err(away("nothing comes though something is there".into()));
+                    }
+                    continue;
                 }
-                continue;
-            }
+            },
         };
+        let message = message.ok_or_else(|| away("the consumer ended".into()))?;
         behind = false;
         let message = message.map_err(|error| away(error.to_string()))?;
         let info = message.info().map_err(|error| away(error.to_string()))?;

@@ -28,7 +28,7 @@ async fn main() {
     drop(add(&broker, &feed, &who, 0..100).await);
     let empty = broker.settled().await;
     println!("load before: {}", load());
-    println!("subscribers   resident, MiB   each, KiB   connected and subscribed a second");
+    println!("subscribers   resident, MiB   each, kB    connected and subscribed a second");
     println!("{:>11}   {:>13.1}", 0, empty as f64 / 1024.0);
     let mut held = vec![];
     for goal in [most / 10, most / 2, most] {
@@ -37,10 +37,10 @@ async fn main() {
         held.extend(add(&broker, &feed, &who, held.len()..goal).await);
         let rate = count as f64 / begun.elapsed().as_secs_f64();
         let now = broker.settled().await;
-        let each = (now - empty) as f64 / goal as f64;
+        let each = (now - empty) as f64 * 1.024 / goal as f64;
         println!("{goal:>11}   {:>13.1}   {each:>9.1}   {rate:>33.0}", now as f64 / 1024.0);
     }
-    println!("target: at most 48 kB each; load after: {}", load());
+    println!("target: at most 48 kB (48,000 bytes) each; load after: {}", load());
 }
 
 type Held = (Raw, sealcast_link::FrameWriter, sealcast_link::FrameReader);

@@ -108,12 +108,12 @@ pub struct Limits {
     /// How long "not allowed" takes to be said: always the same, so that "no such topic" and "not a member" cannot be told
     /// apart. Longer than either takes.
     pub refusal: Duration,
-    /// Streams a connection may have open at first, a count: they cost 1.2 KB each, used or not; more are permitted as
-    /// they are used, up to [`Limits::max_streams`].
+    /// Streams a connection may have open at first, a count: a permitted one costs 85 bytes, used or not. Once half of them
+    /// are used, twice as many are permitted, up to [`Limits::max_streams`].
     pub streams: u32,
     /// Streams a connection may have open at most, a count.
     pub max_streams: u32,
-    /// Connections, a count: some 50 KB each.
+    /// Connections, a count: some 48 kB each.
     pub connections: usize,
     /// Connections of one identity, a count: an application on several machines uses an identity each.
     pub connections_per_identity: usize,
@@ -172,7 +172,7 @@ impl Default for Limits {
             next_frame: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             refusal: Duration::from_millis(20),
-            streams: 16,
+            streams: 8,
             max_streams: 1_024,
             connections: 100_000,
             connections_per_identity: 64,

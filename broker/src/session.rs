@@ -6,6 +6,8 @@ mod subscribe;
 mod upload;
 mod watch;
 
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -183,11 +185,8 @@ pub(crate) async fn serve(
                 };
                 let held = streams.clone().one_more(&connection);
                 let (shared, holding) = (shared.clone(), holding.clone());
-                let stream = Stream { shared, peer, writer, reader, holding };
-                tokio::spawn(async move {
-                    run(stream).await;
-                    drop(held);
-                });
+                let stream = Box::new(Stream { shared, peer, writer, reader, holding });
+                tokio::spawn(run(stream, held));
             }
             () = shared.drained(), if !told => {
                 told = true;
@@ -257,8 +256,9 @@ impl Drop for Held {
     }
 }
 
-/// One stream: what its first frame asks for.
-async fn run(mut stream: Stream) {
+/// One stream: what its first frame asks for. Boxed, as the request is: an idle subscriber's task holds what its own
+/// request needs, once, and not what the largest one would.
+async fn run(mut stream: Box<Stream>, _held: Held) {
     let (ended, owing) = match first(&mut stream).await {
         Ok(request) => {
             let endless = matches!(request, Request::Subscribe(_) | Request::Watch(..));
@@ -305,9 +305,11 @@ async fn first(stream: &mut Stream) -> Result<Request, End> {
     }
 }
 
-async fn dispatch(stream: &mut Stream, request: Request) -> Result<(), End> {
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<(), End>> + Send + 'a>>;
+
+fn dispatch(stream: &mut Stream, request: Request) -> Answering<'_> {
     if stream.shared.is_draining() {
-        return Err(going_away(retry_ms(&stream.shared)).into());
+        return Box::pin(ready(Err(going_away(retry_ms(&stream.shared)).into())));
     }
     stream.shared.metrics.stream(match request {
         Request::Publish(_) => "publish",
@@ -317,25 +319,25 @@ async fn dispatch(stream: &mut Stream, request: Request) -> Result<(), End> {
         _ => "request",
     });
     match request {
-        Request::Publish(topic) => publish::run(stream, topic).await,
-        Request::Subscribe(wish) => subscribe::run(stream, wish).await,
-        Request::Watch(topic, seq) => watch::run(stream, topic, seq).await,
+        Request::Publish(topic) => Box::pin(publish::run(stream, topic)),
+        Request::Subscribe(wish) => Box::pin(subscribe::run(stream, wish)),
+        Request::Watch(topic, seq) => Box::pin(watch::run(stream, topic, seq)),
         Request::UploadTable { topic, slot_count, slots_hash } => {
-            upload::run(stream, topic, slot_count, slots_hash).await
+            Box::pin(upload::run(stream, topic, slot_count, slots_hash))
         }
-        Request::CreateTopic(genesis) => requests::create_topic(stream, genesis).await,
-        Request::FetchTopic(topic) => requests::fetch_topic(stream, topic).await,
-        Request::AppendRoster(topic) => requests::append_roster(stream, topic).await,
-        Request::PutHead(topic, head) => requests::put_head(stream, topic, head).await,
-        Request::FetchRoster(topic, from) => requests::fetch_roster(stream, topic, from).await,
-        Request::PutPrekey(topic, prekey) => requests::put_prekey(stream, topic, prekey).await,
+        Request::CreateTopic(genesis) => Box::pin(requests::create_topic(stream, genesis)),
+        Request::FetchTopic(topic) => Box::pin(requests::fetch_topic(stream, topic)),
+        Request::AppendRoster(topic) => Box::pin(requests::append_roster(stream, topic)),
+        Request::PutHead(topic, head) => Box::pin(requests::put_head(stream, topic, head)),
+        Request::FetchRoster(topic, from) => Box::pin(requests::fetch_roster(stream, topic, from)),
+        Request::PutPrekey(topic, prekey) => Box::pin(requests::put_prekey(stream, topic, prekey)),
         Request::FetchEpochs { topic, publisher, epoch } => {
-            requests::fetch_epochs(stream, topic, publisher, epoch).await
+            Box::pin(requests::fetch_epochs(stream, topic, publisher, epoch))
         }
         Request::Hello(_)
         | Request::Bundle(_)
         | Request::Table(_)
         | Request::Record(_)
-        | Request::Beacon(_) => Err(malformed("a stream does not begin with this")),
+        | Request::Beacon(_) => Box::pin(ready(Err(malformed("a stream does not begin with this")))),
     }
 }

@@ -156,7 +156,7 @@ pub static SETTINGS: &[Setting] = &[
         disk_reserve,
         "What stays free on the disk: below, nothing is taken any more. Room for the journals to move to files, and for retention to work."
     ),
-    limit!(connections, "Connections, a count: some 50 KB each."),
+    limit!(connections, "Connections, a count: some 48 kB each."),
     limit!(
         connections_per_identity,
         "Connections of one identity: an application on several machines uses an identity each."
@@ -205,7 +205,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     limit!(
         streams,
-        "Streams a connection may have open at first: 1.2 KB each, used or not; more are permitted as they are used."
+        "Streams a connection may have open at first: some 85 bytes each, used or not; more are permitted as they are used."
     ),
     limit!(max_streams, "Streams a connection may have open at most."),
     limit!(

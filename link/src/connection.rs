@@ -82,7 +82,7 @@ impl Connection {
         Ok((FrameWriter::new(send, Some(self.clone())), FrameReader::new(recv, Some(self.clone()))))
     }
 
-    /// How many streams the peer may have open at once, the control stream counted. About 1.2 KB each, in use or not.
+    /// How many streams the peer may have open at once, the control stream counted. Some 85 bytes each, in use or not.
     pub fn set_max_streams(&self, n: u32) {
         self.shared.quic.set_max_concurrent_bi_streams(n.into());
     }

@@ -29,8 +29,8 @@ const CLIENT_STREAM_WINDOW: u32 = 4 << 20;
 const CLIENT_WINDOW: u32 = 16 << 20;
 /// Bytes written but not acknowledged at a client: about what the broker's window lets it have in flight.
 const CLIENT_SEND_WINDOW: u64 = 8 << 20;
-/// Bidirectional streams before the hello: the control stream. quinn makes every permitted stream's state at once
-/// (1,024 cost 1.2 MB a connection), so that permission is memory given away.
+/// Bidirectional streams before the hello: the control stream. quinn notes every permitted stream at once
+/// (1,024 cost 85 KB a connection), so that permission is memory given away.
 const STREAMS_BEFORE_HELLO: u32 = 1;
 /// Bytes of handshake messages out of order, per level: ours (an ML-KEM share, a raw key) are below 4 KiB.
 const CRYPTO_BUFFER: usize = 16 << 10;

@@ -13,14 +13,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use scene::{Broker, Feed, Over, Raw, load, median, percentile, rounds};
+use scene::{Broker, Feed, Over, Raw, load, median, rounds};
 use sealcast::{BrokerLink, Identity, TopicId, TopicLink};
 use sealcast_proto::frame::From as Begin;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 const HONEST: usize = 10;
-const RUN: Duration = Duration::from_secs(4);
+/// Half seconds of a run, a count.
+const WINDOWS: usize = 8;
 const TROUBLES: [&str; 5] = [
     "nobody else",
     "handshake flood, 16 at once",
@@ -45,7 +46,7 @@ async fn main() {
     let member = scene::identity();
     let mut feed = Feed::new(&broker, HONEST, &[member.public()]).await;
     feed.burst(6 << 20).await;
-    feed.steady(RUN).await;
+    feed.p99(|windows| windows == WINDOWS).await;
     println!("load before: {}", load());
     let mut p99 = vec![vec![]; TROUBLES.len()];
     let mut resident = vec![0; TROUBLES.len()];
@@ -54,10 +55,10 @@ async fn main() {
         for n in 0..TROUBLES.len() {
             let which = (n + round) % TROUBLES.len();
             let trouble = Troublemaker::start(which, &broker.link, &feed.link, &member);
-            let latencies = feed.steady(RUN).await;
+            let now = feed.p99(|windows| windows == WINDOWS).await;
             resident[which] = resident[which].max(broker.resident());
             done[which] += trouble.end();
-            p99[which].push(percentile(&latencies, 0.99) as f64);
+            p99[which].push(now);
         }
     }
     let quiet = median(&p99[0]);

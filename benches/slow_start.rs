@@ -10,14 +10,13 @@ mod scene;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use scene::{Broker, Feed, load, median, percentile, rounds, spread};
+use scene::{Broker, Feed, load, rounds, spread};
 use sealcast::TopicLink;
 
 const LIVE: usize = 10;
-/// What a p99 is taken of, and how many of these make a run without a replay.
-const WINDOW: Duration = Duration::from_millis(500);
+/// Half seconds of a run without a replay, a count.
 const WINDOWS: usize = 10;
 const STORED: usize = 1 << 30;
 
@@ -46,16 +45,16 @@ async fn main() {
     println!("round  p99 without  p99 with a replay  (µs)   replay, MiB/s");
     let (mut ratios, mut speeds, mut alone) = (vec![], vec![], vec![]);
     for round in 0..rounds {
-        let quiet = typical(&mut feed, |windows| windows == WINDOWS).await;
-        let again = typical(&mut feed, |windows| windows == WINDOWS).await;
+        let quiet = feed.p99(|windows| windows == WINDOWS).await;
+        let again = feed.p99(|windows| windows == WINDOWS).await;
         let begun = Instant::now();
         let mut replay = replay(&broker, &identity, &feed.link, round);
         let mut ended = None;
-        let busy = typical(&mut feed, |_| {
+        let over = |_| {
             ended = replay.try_wait().expect("its status");
             ended.is_some()
-        })
-        .await;
+        };
+        let busy = feed.p99(over).await;
         assert!(ended.is_some_and(|status| status.success()));
         let seconds = begun.elapsed().as_secs_f64();
         let speed = (STORED >> 20) as f64 / seconds;
@@ -70,17 +69,6 @@ async fn main() {
     println!("replay, MiB/s         {}", spread(&speeds));
     println!("broker's memory, MiB  {}; {before} when the 1 GiB was stored", broker.resident() / 1024);
     println!("load after: {}", load());
-}
-
-/// The median of the p99s of as many windows as it takes until `over`: one that another program disturbed is one of many.
-async fn typical(feed: &mut Feed, mut over: impl FnMut(usize) -> bool) -> f64 {
-    let mut p99s = vec![];
-    loop {
-        p99s.push(percentile(&feed.steady(WINDOW).await, 0.99) as f64);
-        if over(p99s.len()) {
-            return median(&p99s);
-        }
-    }
 }
 
 /// Somebody that reads all of it, as a process of its own.

@@ -80,6 +80,8 @@ pub(crate) struct Feed {
     epoch: Instant,
 }
 
+/// What one p99 is taken of: a thousand deliveries to ten readers.
+pub(crate) const WINDOW: Duration = Duration::from_millis(500);
 /// Messages a second of a steady feed, and bytes of each.
 pub(crate) const RATE: u32 = 200;
 pub(crate) const SIZE: usize = 1024;
@@ -136,6 +138,18 @@ impl Feed {
         let mut all: Vec<u64> = latencies.into_iter().flatten().collect();
         all.sort_unstable();
         all
+    }
+
+    /// The p99 of [`WINDOW`] after [`WINDOW`] until it is `over` after so many, microseconds: their median, because one in which
+    /// another program of a shared machine was busy is one of many.
+    pub(crate) async fn p99(&mut self, mut over: impl FnMut(usize) -> bool) -> f64 {
+        let mut p99s = vec![];
+        loop {
+            p99s.push(percentile(&self.steady(WINDOW).await, 0.99) as f64);
+            if over(p99s.len()) {
+                return median(&p99s);
+            }
+        }
     }
 
     /// Publishes so many bytes as fast as they go, in messages of 32 KiB; every live reader has them afterwards.

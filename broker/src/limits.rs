@@ -38,8 +38,8 @@ pub const REPLAYS: usize = 4;
 pub const REPLAY_TURN: Duration = Duration::from_millis(5);
 /// Where others are live, so many bytes are written to a subscriber that is behind, then nothing for [`REPLAY_PAUSE`]: what
 /// is live waits for the processor no longer than it takes to encrypt and send them.
-pub const REPLAY_PIECE: usize = 128 << 10;
-/// See [`REPLAY_PIECE`]. The shortest that a timer gives, in fact nearly two: some 50 MiB/s for each of [`REPLAYS`].
+pub const REPLAY_PIECE: usize = 64 << 10;
+/// See [`REPLAY_PIECE`]. The shortest that a timer gives, in fact two: some 25 MiB/s for each of [`REPLAYS`].
 pub const REPLAY_PAUSE: Duration = Duration::from_millis(1);
 /// How long after a subscriber that was not behind was served others are held to count as live, milliseconds: longer than
 /// what comes now and then stays away.

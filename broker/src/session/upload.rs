@@ -31,8 +31,7 @@ pub(super) async fn run(
         let detail = format!("this broker takes tables of at most {} slots", limits.table_slots);
         return Err(malformed(detail));
     }
-    let Some(_place) = shared.registry.take(Counted::Uploads, stream.peer, limits.uploads_per_identity)
-    else {
+    let Some(place) = shared.registry.take(Counted::Uploads, stream.peer, limits.uploads_per_identity) else {
         return Err(lookup::busy("this identity uploads as many tables as one may").into());
     };
     let begun = Instant::now();
@@ -63,6 +62,8 @@ pub(super) async fn run(
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let identity = stream.peer;
     topic.send(Message::Table { identity, slot_count, slots_hash, table, parts, took_ms }).await?;
+    // Before the answer: whoever has it may begin the next one.
+    drop(place);
     stream.reply(&Reply::Done(Offset(0))).await?;
     Ok(())
 }

@@ -69,5 +69,5 @@ pub use sealcast_publisher::{
 };
 pub use sealcast_state::{State, StateError};
 pub use sealcast_subscriber::{
-    Event, GapReason, Received, StartAt, SubscribeError, SubscribeOptions, Subscriber, Subscription,
+    Event, GapReason, Outages, Received, StartAt, SubscribeError, SubscribeOptions, Subscriber, Subscription,
 };

@@ -11,6 +11,10 @@ use crate::framing::{FrameReader, FrameWriter};
 
 /// Longest wait for an answer, and for progress of a write: as long as QUIC waits before it calls a peer dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What may still be on its way when the last byte was handed over, bytes: QUIC's window of a stream.
+const UNSENT: u64 = 1_250_000;
+/// The slowest uplink that is waited for, bytes a second: 64 kbit/s.
+const SLOWEST: u64 = 8_000;
 
 impl Connection {
     /// Sends the request (and the frames that belong to it: a bundle, a table's chunks) and waits for the one reply. A
@@ -65,8 +69,9 @@ async fn exchange(
     reader: &mut FrameReader,
     requests: impl Iterator<Item = Request> + Send,
 ) -> Result<Reply, RequestError> {
+    let mut bytes = 0;
     let reply = {
-        let send = send_requests(writer, requests);
+        let send = send_requests(writer, requests, &mut bytes);
         tokio::pin!(send);
         tokio::select! {
             biased;
@@ -80,7 +85,7 @@ async fn exchange(
     };
     let reply = match reply {
         Some(early) => early,
-        None => timeout(ANSWER_TIMEOUT, reader.reply()).await.map_err(|_| LinkError::Late("answer"))?,
+        None => timeout(patience(bytes), reader.reply()).await.map_err(|_| LinkError::Late("answer"))?,
     };
     match reply? {
         Some(Reply::Refused(refusal)) => Err(RequestError::Refused(refusal)),
@@ -92,10 +97,31 @@ async fn exchange(
 async fn send_requests(
     writer: &mut FrameWriter,
     requests: impl Iterator<Item = Request>,
+    bytes: &mut u64,
 ) -> Result<(), LinkError> {
     for request in requests {
-        writer.send_all_within(&mut [request.encode()], ANSWER_TIMEOUT).await?;
+        let frame = request.encode();
+        *bytes = bytes.saturating_add(frame.len() as u64);
+        writer.send_all_within(&mut [frame], ANSWER_TIMEOUT).await?;
     }
     writer.finish();
     Ok(())
+}
+
+/// How long the answer to so many bytes is waited for, once they were handed over: a slow uplink has yet to carry them.
+fn patience(bytes: u64) -> Duration {
+    ANSWER_TIMEOUT + Duration::from_millis(bytes.min(UNSENT) * 1000 / SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_uplink_is_given_the_time_that_its_bytes_take() {
+        assert_eq!(patience(0), ANSWER_TIMEOUT);
+        assert_eq!(patience(80_000), ANSWER_TIMEOUT + Duration::from_secs(10));
+        // More than the window was carried already.
+        assert_eq!(patience(u64::MAX), patience(UNSENT));
+    }
 }

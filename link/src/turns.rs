@@ -103,6 +103,11 @@ impl<'a> Turns<'a> {
         }
     }
 
+    /// A part of it succeeded: trouble with the rest is waited out from its own beginning.
+    pub fn progressed(&mut self) {
+        (self.failures, self.until) = (0, None);
+    }
+
     /// Whether an attempt that failed so is to be made again.
     pub fn again(&mut self, passing: Option<Passing>) -> bool {
         let now = Instant::now();
@@ -153,6 +158,11 @@ mod tests {
         assert!(!turns.again(Some(Passing::Trouble(1))));
         assert!(turns.again(Some(Passing::Turn(1))));
         assert!(!turns.again(Some(Passing::Turn(1).bounded())));
+        // A part was done: the rest has its own minute.
+        turns.progressed();
+        assert!(turns.again(Some(Passing::Turn(1).bounded())));
+        sleep(PATIENCE / 2).await;
+        assert!(turns.again(Some(Passing::Trouble(1))));
     }
 
     #[test]

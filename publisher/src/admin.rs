@@ -7,7 +7,7 @@ use sealcast_link::{ConnectError, Connection, Link, LinkError, LinkOptions, Pass
 use sealcast_proto::frame::{Code, Refusal, Request};
 use sealcast_proto::object::{Genesis, RosterHead, SUITE};
 use sealcast_proto::policy::Policy;
-use sealcast_proto::roster::{Op, Role, Roster, RosterError};
+use sealcast_proto::roster::{Op, Role, Roster, RosterError, decode_ops};
 use sealcast_proto::{BrokerLink, Identity, PublicKey, Signed, TopicLink, limits};
 use sealcast_state::{RoleState, State, StateError, StateRole};
 
@@ -47,6 +47,14 @@ pub enum AdminError {
     /// The broker broke the protocol.
     #[error("{0}")]
     Broker(String),
+    /// The topic was made, and what should have come next failed: its link must not be lost.
+    #[error("the topic was created, but not all of its members were added: {error}")]
+    HalfMade {
+        /// Where it is.
+        link: TopicLink,
+        /// What failed.
+        error: Box<AdminError>,
+    },
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -114,6 +122,9 @@ impl std::fmt::Debug for TopicAdmin {
 
 impl TopicAdmin {
     /// Registers a new topic, owned by `identity`, and adds its first members.
+    ///
+    /// # Errors
+    /// [`AdminError::HalfMade`] once it exists: [`TopicAdmin::open`] goes on with it. Any other: it may not exist.
     pub async fn create(
         broker: &BrokerLink,
         name: &str,
@@ -173,9 +184,14 @@ impl TopicAdmin {
                 .chain(missing.map(|(key, role)| Op::Add { identity: *key, role: *role }))
                 .collect()
         };
-        let (connection, _) = admin.make_true(&mut turns, |_, _| Ok(()), ops).await?;
-        admin.publish_prekey(&connection).await?;
-        Ok(admin)
+        let rest = async {
+            let (connection, _) = admin.make_true(&mut turns, |_, _| Ok(()), ops).await?;
+            admin.publish_prekey(&connection).await
+        };
+        match rest.await {
+            Ok(()) => Ok(admin),
+            Err(error) => Err(AdminError::HalfMade { link: admin.link, error: Box::new(error) }),
+        }
     }
 
     /// Opens a topic: fetches and verifies its whole roster.
@@ -307,6 +323,15 @@ impl TopicAdmin {
     /// The verified roster.
     pub fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// What an earlier run signed and was cut short before anybody knew that it is stored. The next change sends it first:
+    /// nothing else may be signed under its number. Empty where there is no such thing.
+    pub fn left_over(&self) -> Result<Vec<Op>, AdminError> {
+        match self.marks()?.pending {
+            Some(bundle) if self.is_next(&bundle)? => Ok(decode_ops(&bundle.ops)?),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Closes the connection in an orderly way.

@@ -187,6 +187,11 @@ impl From<PublishError> for Failure {
 
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
+        let message = error.to_string();
+        if let AdminError::HalfMade { link, error } = error {
+            let hint = format!("`sealcast topic add` goes on with it; its link is {link}");
+            return Self { message, hint: Some(hint), ..Self::from(*error) };
+        }
         let as_is = |exit| Self::new(exit, error.to_string());
         match &error {
             AdminError::Connect(error) => error.into(),
@@ -208,6 +213,8 @@ impl From<AdminError> for Failure {
             AdminError::Refused(refusal) => from_refusal(refusal, Exit::Failure),
             AdminError::Lost(_) => as_is(Exit::CannotConnect).hint(AGAIN),
             AdminError::Broker(_) => as_is(Exit::Failure).hint(AGAIN),
+            // Answered above.
+            AdminError::HalfMade { .. } => as_is(Exit::Failure),
             AdminError::State(error) => error.into(),
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use clap::builder::FalseyValueParser;
+use futures_util::FutureExt as _;
 use sealcast_envelope::Message;
 use sealcast_proto::frame::Level;
 use sealcast_proto::{TopicLink, limits};
@@ -113,6 +114,7 @@ impl Publish {
         };
         let members = topic.status().members;
         let mut tally = Tally::default();
+        let mut left = None;
         let publishing = async {
             match (one, source) {
                 (Some(message), _) => {
@@ -122,7 +124,7 @@ impl Publish {
                             count(members as u64, "member")
                         );
                     }
-                    publish_one(&topic, message, self.timeout, &mut stop, &mut tally).await
+                    publish_one(&topic, message, self.timeout, &mut stop, &mut tally, &mut left).await
                 }
                 (None, Some(source)) => {
                     publish_lines(
@@ -148,6 +150,14 @@ impl Publish {
             _ => within(self.timeout, topic.close()).await,
         };
         publisher.close().await;
+        // Interrupted while it was on its way: closing saw it through, or did not.
+        let published = match left.and_then(|pending: Pending| pending.now_or_never()) {
+            Some(Ok(receipt)) => {
+                tally.add(receipt);
+                Ok(())
+            }
+            _ => published,
+        };
         tally.say();
         published.and(closed)
     }
@@ -159,12 +169,16 @@ async fn publish_one(
     timeout: Duration,
     stop: &mut Stop,
     tally: &mut Tally,
+    left: &mut Option<Pending>,
 ) -> Result<(), Failure> {
-    let receipt = tokio::select! {
-        receipt = within(timeout, topic.publish(message)) => receipt?,
-        () = stop.asked() => return Err(interrupted()),
-    };
-    tally.add(receipt);
+    let mut pending = within(timeout, topic.send(message)).await?;
+    tokio::select! {
+        receipt = within(timeout, &mut pending) => tally.add(receipt?),
+        () = stop.asked() => {
+            *left = Some(pending);
+            return Err(interrupted());
+        }
+    }
     Ok(())
 }
 
@@ -195,10 +209,16 @@ async fn publish_lines(
             match line {
                 None => break Ok(()),
                 Some(Err(failure)) => break Err(failure),
-                Some(Ok(line)) => match topic.send(template.message(line)).await {
-                    Ok(pending) => drop(on_their_way.send(pending)),
-                    Err(error) => break Err(error.into()),
-                },
+                Some(Ok(line)) => {
+                    let handed_over = tokio::select! {
+                        handed_over = topic.send(template.message(line)) => handed_over,
+                        () = stop.asked() => break Err(interrupted()),
+                    };
+                    match handed_over {
+                        Ok(pending) => drop(on_their_way.send(pending)),
+                        Err(error) => break Err(error.into()),
+                    }
+                }
             }
         };
         // Whatever ended the input, what was taken from it is waited for.

@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::keys::IdentityArg;
 use super::links::TopicArg;
 use super::say::say;
+use super::topic::left_over::say_left_over;
 
 /// Make every publisher begin a fresh key, wrapped anew to every member
 ///
@@ -31,6 +32,7 @@ impl Rotate {
         let link = self.topic.read()?;
         let identity = Arc::new(self.identity.read()?);
         let mut admin = TopicAdmin::open(&link, identity, &global.state()?).await?;
+        say_left_over(&admin)?;
         let confirmation = admin.rotate(self.confirm.confirm).await?;
         admin.close().await;
         say!("rotated, roster entry {}", confirmation.seq);

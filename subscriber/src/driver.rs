@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sealcast_envelope::PrekeyRing;
 use sealcast_link::{Link, LinkError, RequestError};
-use sealcast_proto::frame::{EpochDelivery, Reply};
+use sealcast_proto::frame::{Code, EpochDelivery, Reply};
 use sealcast_proto::{Identity, Offset};
 use sealcast_state::{PrekeyStore, RoleState, StateError};
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +21,7 @@ use crate::clock::now_ms;
 use crate::error::SubscribeError;
 use crate::event::{Event, Item};
 use crate::inbox::{Counters, Effects, Inbox, Input, Need, PublisherHead};
+use crate::outage;
 use crate::prekeys::{self, Maintained};
 use crate::stream::{self, Stream};
 use crate::taken::Taken;
@@ -31,7 +32,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 const MAX_PENDING: usize = 1024;
 /// Bytes of messages handed out and not taken; one batch may exceed it.
 const MAX_PENDING_BYTES: usize = 4 << 20;
-/// Streams in a row on which epochs could not be fetched, a count: then they are taken as locked.
+/// Answers in a row that made no sense when epochs were asked for, a count: then they are taken as locked. A broker that cannot
+/// answer just now, or a connection that does not carry it, is asked for as long as it takes.
 const MAX_FETCH_FAILURES: u32 = 3;
 
 /// What the application asks of the driver.
@@ -58,6 +60,7 @@ pub(crate) struct Driver {
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// `None`: the last item was handed out. Bounded by [`MAX_PENDING`] and [`MAX_PENDING_BYTES`].
     pub(crate) items: Option<mpsc::UnboundedSender<Vec<Item>>>,
+    pub(crate) outage: outage::Watch,
 }
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -155,6 +158,8 @@ impl Driver {
                 Woken::Tick => {
                     tick_at = Instant::now() + tick_ms;
                     self.put(Input::Tick, &mut tasks);
+                    let link = &self.link;
+                    self.outage.tick(|| link.last_error().map(|error| error.to_string()));
                 }
             }
         }
@@ -187,7 +192,8 @@ impl Driver {
         self.taken.wake_when(next);
         self.take();
         if tasks.save_at.is_none() && self.inbox.ledger().is_dirty() {
-            tasks.save_at = Some(Instant::now() + SAVE_EVERY);
+            let soon = if tasks.waiting.is_empty() { SAVE_EVERY } else { Duration::ZERO };
+            tasks.save_at = Some(Instant::now() + soon);
         }
     }
 
@@ -237,13 +243,14 @@ impl Driver {
         if effects.end {
             self.items = None;
             self.see_to_prekeys(tasks);
+            let save_at = if tasks.waiting.is_empty() { tasks.save_at } else { Some(Instant::now()) };
             *tasks = Tasks {
                 prekeys: tasks.prekeys.take(),
                 looked_after: tasks.looked_after,
                 save: tasks.save.take(),
                 saving: std::mem::take(&mut tasks.saving),
                 waiting: std::mem::take(&mut tasks.waiting),
-                save_at: tasks.save_at,
+                save_at,
                 ..Tasks::default()
             };
             return;
@@ -253,13 +260,17 @@ impl Driver {
         }
         if let Some(why) = effects.resubscribe {
             tracing::warn!("beginning the subscription again: {why}");
-            self.lost(tasks);
+            self.outage.lost(Some(why));
+            self.lost(tasks, effects.retry_after_ms);
         }
     }
 
     fn on_frame(&mut self, frame: Result<Option<Reply>, LinkError>, tasks: &mut Tasks) {
         match frame {
             Ok(Some(reply)) => {
+                if !matches!(reply, Reply::Refused(_)) {
+                    self.outage.carried();
+                }
                 self.put(Input::Reply(reply), tasks);
                 if self.inbox.is_at_head() {
                     tasks.failures = 0;
@@ -269,7 +280,7 @@ impl Driver {
                 tracing::debug!("the broker ended the stream");
                 self.put(Input::Finished, tasks);
                 if self.items.is_some() {
-                    self.lost(tasks);
+                    self.lost(tasks, 0);
                 }
             }
             // A link that breaks may mend; a broker that speaks nonsense will not for ever be asked again.
@@ -278,18 +289,20 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(%error, "the delivery stream broke");
-                self.lost(tasks);
+                self.lost(tasks, 0);
             }
         }
     }
 
-    /// The stream is of no use any more: another one, from where the inbox stands.
-    fn lost(&mut self, tasks: &mut Tasks) {
+    /// The stream is of no use any more: another one, from where the inbox stands, no sooner than the broker asked for.
+    fn lost(&mut self, tasks: &mut Tasks, retry_after_ms: u64) {
         tasks.stream = None;
         tasks.need = None;
+        self.outage.lost(None);
         self.put(Input::Lost, tasks);
         if self.items.is_some() {
-            let work = stream::reopen(self.link.clone(), self.inbox.subscribe(), tasks.failures);
+            let work =
+                stream::reopen(self.link.clone(), self.inbox.subscribe(), tasks.failures, retry_after_ms);
             tasks.reopen = Some(Box::pin(work));
             tasks.failures = tasks.failures.saturating_add(1);
         }
@@ -321,13 +334,13 @@ impl Driver {
             }
             Answer::Epochs(Err(error)) => {
                 tracing::warn!(%error, "epochs could not be fetched");
-                tasks.fetch_failures += 1;
+                tasks.fetch_failures += u32::from(makes_no_sense(&error));
                 if tasks.fetch_failures >= MAX_FETCH_FAILURES {
                     tasks.fetch_failures = 0;
                     self.put(Input::Epochs(Vec::new()), tasks);
                 } else {
-                    // Perhaps a better connection answers; the batch that needs them comes again.
-                    self.lost(tasks);
+                    // The batch that needs them comes again.
+                    self.lost(tasks, retry_after_ms(&error));
                 }
             }
         }
@@ -376,6 +389,24 @@ impl Driver {
         let mut effects = Effects::default();
         self.inbox.fail(Event::State { what: error.to_string(), hint: error.hint() }, &mut effects);
         self.carry_out(effects, tasks);
+    }
+}
+
+/// Whether a broker that is asked again would say the same.
+fn makes_no_sense(error: &RequestError) -> bool {
+    match error {
+        RequestError::Refused(refusal) => {
+            !matches!(refusal.code, Code::Busy | Code::ReadOnly | Code::Draining)
+        }
+        RequestError::Link(LinkError::Frame(_) | LinkError::Protocol(_)) | RequestError::NoAnswer => true,
+        RequestError::Link(_) => false,
+    }
+}
+
+fn retry_after_ms(error: &RequestError) -> u64 {
+    match error {
+        RequestError::Refused(refusal) => refusal.retry_after_ms,
+        _ => 0,
     }
 }
 

@@ -31,6 +31,7 @@ mod inbox;
 pub mod internals;
 #[allow(missing_docs, unreachable_pub, reason = "public in `internals` only")]
 mod ledger;
+mod outage;
 mod prekeys;
 mod stream;
 mod subscriber;
@@ -41,5 +42,6 @@ mod wire;
 pub use error::SubscribeError;
 pub use event::{Event, GapReason, Item, Received, RefusedReason};
 pub use inbox::{Counters, PublisherHead};
+pub use outage::Outages;
 pub use subscriber::{StartAt, SubscribeOptions, Subscriber};
 pub use subscription::{MAX_TAG, Subscription};

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 /// The longest wait for a broker to permit a stream, or to begin an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The longest wait for a whole answer of some hundred headers: delivery waits for it.
+/// The longest wait for the next of some hundred headers: delivery waits for it.
 const FETCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A delivery stream.
@@ -30,10 +30,16 @@ pub(crate) async fn open(connection: Connection, subscribe: Subscribe) -> Result
     Ok(Stream { connection, reader, _writer: writer })
 }
 
-/// Asks again, on a new connection where the old one is gone. `failures` streams in a row came to nothing.
-pub(crate) async fn reopen(link: Link, subscribe: Subscribe, mut failures: u32) -> Stream {
+/// Asks again, on a new connection where the old one is gone. `failures` streams in a row came to nothing; the broker asked
+/// for `retry_after_ms` before the next.
+pub(crate) async fn reopen(
+    link: Link,
+    subscribe: Subscribe,
+    mut failures: u32,
+    mut retry_after_ms: u64,
+) -> Stream {
     loop {
-        let wait = backoff::delay(failures, &mut rand::rng());
+        let wait = backoff::turn(std::mem::take(&mut retry_after_ms), failures, &mut rand::rng());
         sleep(wait).await;
         let connection = link.connected().await;
         match open(connection, subscribe).await {
@@ -44,27 +50,22 @@ pub(crate) async fn reopen(link: Link, subscribe: Subscribe, mut failures: u32) 
     }
 }
 
-/// A publisher's headers with our own slots, up to `epoch`.
+/// A publisher's headers with our own slots, up to `epoch`: all that the broker has, or an error.
 pub(crate) async fn fetch_epochs(
     connection: Connection,
     topic: TopicId,
     publisher: PublicKey,
     epoch: Epoch,
 ) -> Result<Vec<EpochDelivery>, RequestError> {
-    let fetch = async {
-        let mut replies = connection.fetch(Request::FetchEpochs { topic, publisher, epoch }).await?;
-        let mut epochs = Vec::new();
-        while let Some(reply) = replies.next().await? {
-            match reply {
-                Reply::Epoch(delivery) if epochs.len() < MAX_EPOCHS_FETCHED => epochs.push(delivery),
-                Reply::AtHead { .. } => break,
-                _ => return Err(LinkError::Protocol("it answered something else").into()),
-            }
+    let mut replies = connection.fetch(Request::FetchEpochs { topic, publisher, epoch }).await?;
+    let mut epochs = Vec::new();
+    loop {
+        let next = timeout(FETCH_PATIENCE, replies.next()).await;
+        match next.map_err(|_| LinkError::Late("answer"))?? {
+            Some(Reply::Epoch(delivery)) if epochs.len() < MAX_EPOCHS_FETCHED => epochs.push(delivery),
+            Some(Reply::AtHead { .. }) => return Ok(epochs),
+            Some(_) => return Err(LinkError::Protocol("it answered something else").into()),
+            None => return Err(RequestError::NoAnswer),
         }
-        Ok(epochs)
-    };
-    match timeout(FETCH_PATIENCE, fetch).await {
-        Ok(result) => result,
-        Err(_) => Err(LinkError::Late("answer").into()),
     }
 }

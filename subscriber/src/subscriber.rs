@@ -15,6 +15,7 @@ use crate::cursor::Cursor;
 use crate::driver::Driver;
 use crate::error::SubscribeError;
 use crate::inbox::{Effects, Inbox, Input};
+use crate::outage;
 use crate::prekeys;
 use crate::stream::{self, PATIENCE, Stream};
 use crate::subscription::Subscription;
@@ -127,6 +128,7 @@ impl Subscriber {
         let (commands, asked) = mpsc::unbounded_channel();
         let taken = Arc::new(Taken::new());
         let start_offset = inbox.start_offset();
+        let (outage, outages) = outage::Watch::new();
         let driver = Driver {
             link,
             identity: Arc::clone(&self.identity),
@@ -136,6 +138,7 @@ impl Subscriber {
             taken: Arc::clone(&taken),
             commands: asked,
             items: (!effects.end).then_some(items),
+            outage,
         };
         tokio::spawn(driver.run(stream));
         Ok(Subscription {
@@ -148,6 +151,7 @@ impl Subscriber {
             start_offset,
             resumed,
             tag,
+            outages: Some(outages),
         })
     }
 

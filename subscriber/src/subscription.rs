@@ -13,6 +13,7 @@ use crate::driver::{Command, Saved};
 use crate::error::SubscribeError;
 use crate::event::Item;
 use crate::inbox::{Counters, PublisherHead};
+use crate::outage::Outages;
 use crate::taken::Taken;
 
 /// The longest tag, bytes: a file's length and name, a database's row.
@@ -37,6 +38,7 @@ pub struct Subscription {
     pub(crate) start_offset: Offset,
     pub(crate) resumed: bool,
     pub(crate) tag: Option<Bytes>,
+    pub(crate) outages: Option<Outages>,
 }
 
 impl std::fmt::Debug for Subscription {
@@ -119,6 +121,12 @@ impl Subscription {
     /// The tag set last; at first, the one saved with the position at which this subscription resumed.
     pub fn tag(&self) -> Option<Bytes> {
         self.tag.clone()
+    }
+
+    /// Tells when no broker carries the subscription, and when one does again: to show to people. `None` if it was asked for
+    /// before.
+    pub fn outages(&mut self) -> Option<Outages> {
+        self.outages.take()
     }
 
     /// Which topic.

@@ -140,6 +140,24 @@ fn a_publisher_gives_up_with_6_when_nothing_is_acknowledged() {
 }
 
 #[test]
+fn a_subscriber_says_that_no_broker_carries_it_and_that_one_does_again() {
+    let mut feed = Feed::new(&["a"]);
+    // No publisher is live whose silence would be told.
+    publish(&feed, &["one"]).ok();
+    let mut sub = feed.sub("a", &["--from", "earliest"]);
+    sub.wrote_lines(1);
+    feed.broker.kill();
+    let said = sub.says("sealcast: no connection: ");
+    assert!(said.ends_with("; trying again"), "{said}");
+    feed.broker.restart(&feed.world);
+    sub.says("sealcast: connected again");
+    publish(&feed, &["two"]).ok();
+    sub.wrote_lines(2);
+    sub.signal("-INT");
+    assert_eq!(sub.ok(), b"one\ntwo\n");
+}
+
+#[test]
 fn a_publisher_told_to_stop_ends_in_an_orderly_way() {
     let feed = Feed::new(&["a"]);
     let mut sub = feed.sub("a", &["--json"]);

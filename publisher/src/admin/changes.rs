@@ -26,7 +26,13 @@ impl TopicAdmin {
         let mut done = Vec::new();
         loop {
             let connection = turns.connect().await?;
-            match self.go_on(&connection, &check, &ops, &mut done).await {
+            let before = done.len();
+            let outcome = self.go_on(&connection, &check, &ops, &mut done).await;
+            if done.len() > before {
+                // Of many entries each may have to wait for the one before it.
+                turns.progressed();
+            }
+            match outcome {
                 Ok(()) => return Ok((connection, done)),
                 Err(error) if turns.again(error.passing()) => tracing::debug!("not now: {error}"),
                 Err(error) => return Err(error),
@@ -106,9 +112,7 @@ impl TopicAdmin {
     pub(super) async fn refresh(&mut self, connection: &Connection) -> Result<(), AdminError> {
         let pending = self.look(connection).await?;
         let Some(bundle) = pending else { return Ok(()) };
-        let entry = bundle.entry.peek().map_err(RosterError::from)?;
-        let chain = self.roster.chain();
-        if Some(entry.seq) == chain.seq().next() && entry.prev_hash == chain.hash() {
+        if self.is_next(&bundle)? {
             self.send(connection, &bundle).await?;
             self.applied(&bundle)?;
             self.resumed = decode_ops(&bundle.ops)?;
@@ -116,6 +120,13 @@ impl TopicAdmin {
         }
         // Stored already, or another entry has its number for good.
         self.save(None)
+    }
+
+    /// Whether an entry left over from an earlier run can still be the roster's next one.
+    pub(super) fn is_next(&self, bundle: &EntryBundle) -> Result<bool, AdminError> {
+        let entry = bundle.entry.peek().map_err(RosterError::from)?;
+        let chain = self.roster.chain();
+        Ok(Some(entry.seq) == chain.seq().next() && entry.prev_hash == chain.hash())
     }
 
     /// [`look`](Self::look) on the next connection where it succeeds.

@@ -66,6 +66,28 @@ async fn more_members_than_fit_an_entry_go_in_several() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_whose_first_members_are_not_taken_is_not_lost() {
+    let world = World::new(&[]).await;
+    // With its owner one too many.
+    let many: Vec<_> = (1..=limits::MAX_ROLES as u32).map(|n| (key(n), Role::Publisher)).collect();
+    let state = world.state("another");
+    let made = TopicAdmin::create(
+        world._broker.link(),
+        "another",
+        world.owner.clone(),
+        &state,
+        Policy::default(),
+        &many,
+    )
+    .await;
+    let Err(AdminError::HalfMade { link, error }) = made else { panic!("{made:?}") };
+    assert!(matches!(*error, AdminError::Roster(_)), "{error}");
+    let mut admin = TopicAdmin::open(&link, world.owner.clone(), &state).await.unwrap();
+    admin.add(&[key(1)], Role::Reader, LONG).await.unwrap();
+    assert_eq!(admin.roster().members().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_left_by_a_crash_is_sent_verbatim_and_confirmed() {
     for sent in [false, true] {
         let world = World::new(&[(key(1), Role::Reader), (key(2), Role::Reader)]).await;
@@ -78,6 +100,8 @@ async fn an_entry_left_by_a_crash_is_sent_verbatim_and_confirmed() {
             admin.send(&connection, &bundle).await.unwrap();
         }
         drop(admin); // Dead before it knew.
+        let left_over = world.admin().await.left_over().unwrap();
+        assert_eq!(left_over, if sent { vec![] } else { ops.to_vec() }, "it is to be sent, or stored");
 
         let seq = bundle.entry.peek().unwrap().seq;
         drop(world.admin().await); // To look is to change nothing.

@@ -15,6 +15,10 @@ use crate::standstill::Standstill;
 
 /// How long a record may go without an answer, milliseconds: many slow fsyncs, and not so long that nobody waits for it.
 pub(super) const ANSWER_MS: u64 = 30_000;
+/// The slowest uplink that is waited for, bytes a millisecond: 64 kbit/s. Of a record all of which is written, up to a whole
+/// window of QUIC's may have yet to go out.
+pub(super) const SLOWEST: u64 = 8;
+
 /// A record on its way: kept as bytes, to be sent again verbatim.
 pub(super) struct Flight {
     pub(super) epoch: Epoch,
@@ -26,8 +30,9 @@ pub(super) struct Flight {
     pub(super) sent: bool,
     /// Whether it was written on any: then a broker may have stored it, and has to say so.
     pub(super) ever_sent: bool,
-    /// When that was, milliseconds since 1970.
-    pub(super) sent_ms: u64,
+    /// Since when nothing but its answer is missing, milliseconds since 1970: when it was written, or when the one before it
+    /// was answered.
+    pub(super) waits_ms: u64,
     /// The broker's answer, while one before it has none yet.
     pub(super) acked: Option<Ack>,
 }
@@ -109,7 +114,7 @@ impl Outbox {
             hash: current.last_hash(),
             sent: true,
             ever_sent: true,
-            sent_ms: now_ms,
+            waits_ms: now_ms,
             acked: None,
         });
         Ok(frame)
@@ -146,6 +151,9 @@ impl Outbox {
                 return self.fault("it stored a record before the one that it follows", effects);
             }
             self.settled(ack, now_ms, effects);
+            if let Some(next) = self.flight.front_mut() {
+                next.waits_ms = now_ms;
+            }
         }
         // A refusal may have overtaken these answers.
         self.requeue_refused();
@@ -318,14 +326,16 @@ impl Outbox {
     /// When the oldest record that was sent has waited too long for its answer.
     pub(super) fn answer_due(&self) -> Option<u64> {
         let oldest = self.flight.front().filter(|flight| flight.sent && flight.acked.is_none())?;
-        self.connected.then(|| oldest.sent_ms.saturating_add(ANSWER_MS))
+        let carried_ms = u64::try_from(oldest.frame.len()).unwrap_or(u64::MAX) / SLOWEST;
+        let patience = ANSWER_MS.saturating_add(carried_ms);
+        self.connected.then(|| oldest.waits_ms.saturating_add(patience))
     }
 
     /// A broker that takes records and says nothing about them is left, for another connection or another host.
     pub(super) fn reconnect_if_unanswered(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
-        if let Some(due) = self.answer_due().filter(|due| *due <= now_ms) {
+        if self.answer_due().is_some_and(|due| due <= now_ms) {
             // Not an error, however often: a disk may be slow, and the application may want to wait.
-            let since_ms = due.saturating_sub(ANSWER_MS);
+            let since_ms = self.flight.front().map_or(now_ms, |oldest| oldest.waits_ms);
             self.trouble = Some(self.trouble.unwrap_or(Standstill::Unanswered { since_ms }));
             self.lost();
             effects.push(Effect::Reconnect { after_ms: RETRY_MS });

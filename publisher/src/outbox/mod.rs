@@ -427,7 +427,7 @@ impl Outbox {
         if let Some(flight) = self.next_unsent().and_then(|at| self.flight.get_mut(at)) {
             flight.sent = true;
             flight.ever_sent = true;
-            flight.sent_ms = now_ms;
+            flight.waits_ms = now_ms;
             effects.push(Effect::Write(flight.frame.clone()));
             self.spoke_ms = now_ms;
         } else if self.may_seal(now_ms) {

@@ -337,7 +337,7 @@ impl Outbox {
             hash,
             sent: false,
             ever_sent: false,
-            sent_ms: 0,
+            waits_ms: 0,
             acked: None,
         });
         // Saved before it is written: else a publisher that dies when the header was taken and no batch under it would not

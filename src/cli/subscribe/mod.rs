@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use sealcast_proto::{Offset, TopicId};
-use sealcast_subscriber::{Event, Item, StartAt, SubscribeOptions, Subscriber, Subscription};
+use sealcast_subscriber::{Event, Item, Outages, StartAt, SubscribeOptions, Subscriber, Subscription};
 use tokio::time::Instant;
 
 use super::Global;
@@ -96,10 +96,22 @@ impl Subscribe {
             (false, true) => Format::Raw(0),
             (false, false) => Format::Raw(b'\n'),
         };
-        let mut reader =
-            Reader { topic: link.topic, format, sink, messages: 0, bad: 0, hinted: false, unsaved: None };
+        let outages = subscription.outages();
+        let mut reader = Reader {
+            topic: link.topic,
+            format,
+            sink,
+            messages: 0,
+            bad: 0,
+            hinted: false,
+            unsaved: None,
+            outages,
+        };
         // From here on a kill resumes here, not at whatever is the newest by then.
-        reader.save(&mut subscription).await?;
+        tokio::select! {
+            saved = reader.save(&mut subscription) => saved?,
+            () = stop.asked() => return Ok(()),
+        }
         let ended = reader.read(&mut subscription, &mut stop, self.count, self.wait).await;
         // What was written is saved. After a failure to write, the cursor stays where it was: it comes again.
         let saved = match &ended {
@@ -158,6 +170,7 @@ struct Reader {
     hinted: bool,
     /// Since when something that was taken is not saved.
     unsaved: Option<Instant>,
+    outages: Option<Outages>,
 }
 
 impl Reader {
@@ -198,6 +211,10 @@ impl Reader {
                 }
                 () = until(save_at) => self.save(subscription).await?,
                 () = until(give_up_at) => return Ok(Ended::Waited),
+                outage = change(&mut self.outages) => match outage {
+                    Some(why) => say!("no connection: {why}; trying again"),
+                    None => say!("connected again"),
+                },
             }
         }
         Ok(Ended::Done)
@@ -241,6 +258,14 @@ impl Reader {
             subscription.commit().await?;
         }
         Ok(())
+    }
+}
+
+/// The next beginning or end of an outage.
+async fn change(outages: &mut Option<Outages>) -> Option<Arc<str>> {
+    match outages {
+        Some(outages) => outages.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cli::failure::Failure;
 use crate::cli::keys::{IdentityArg, MembersArg};
 use crate::cli::links::TopicArg;
 use crate::cli::say::{count, say};
+use crate::cli::topic::left_over::say_left_over;
 
 /// Add members, or give members another role
 ///
@@ -67,6 +68,7 @@ impl Add {
             Wanted::Admin => Role::Admin,
         };
         let mut admin = TopicAdmin::open(&link, identity, &global.state()?).await?;
+        say_left_over(&admin)?;
         let before = admin.roster().chain().seq();
         let confirmation = admin.add(&members, role, self.confirm.confirm).await?;
         admin.close().await;
@@ -86,6 +88,7 @@ impl Remove {
         let (link, members) = (self.topic.read()?, self.members.read_some()?);
         let identity = Arc::new(self.identity.read()?);
         let mut admin = TopicAdmin::open(&link, identity, &global.state()?).await?;
+        say_left_over(&admin)?;
         let confirmation = admin.remove(&members, self.confirm.confirm).await?;
         admin.close().await;
         say!("removed {}, roster entry {}", count(members.len() as u64, "member"), confirmation.seq);

@@ -16,6 +16,10 @@ const PREKEY_PATIENCE: Duration = Duration::from_secs(2);
 impl Driver {
     pub(super) fn start_save(&mut self, tasks: &mut Tasks) {
         tasks.save_at = None;
+        if self.items.is_some() && self.inbox.ledger().cursor().next_offset.is_none() {
+            // Nothing to resume at yet: who waits is answered when there is, in a moment.
+            return;
+        }
         self.take();
         tasks.saving.append(&mut tasks.waiting);
         tasks.position = self.inbox.ledger().cursor().next_offset.unwrap_or_default();

@@ -91,6 +91,8 @@ pub struct Effects {
     pub need: Option<Need>,
     /// The broker's stream makes no sense (why): begin another.
     pub resubscribe: Option<String>,
+    /// When the broker wants to be asked again, milliseconds from now.
+    pub retry_after_ms: u64,
     /// Nothing follows the items.
     pub end: bool,
 }
@@ -372,7 +374,10 @@ impl Inbox {
             }
             Reply::Refused(refusal) => match refusal.code {
                 frame::Code::NotAllowed => self.terminal(Event::NotAllowed { detail: refusal.detail }, fx),
-                _ => fx.resubscribe = Some(refusal.to_string()),
+                _ => {
+                    fx.retry_after_ms = refusal.retry_after_ms;
+                    fx.resubscribe = Some(refusal.to_string());
+                }
             },
             Reply::Hello(_) | Reply::Done(_) | Reply::Topic(_) | Reply::Ack(_) => {
                 self.fault("it answers what was not asked".into(), fx);

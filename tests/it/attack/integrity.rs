@@ -229,6 +229,29 @@ async fn a_changed_slot_is_fetched_again() {
     }
 }
 
+/// A slot that does not open, and a broker that is too busy to give it again, time after time: keys that cannot be fetched now are not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_a_busy_broker_withholds_are_asked_for_again() {
+    let (world, _pen) = world();
+    let stage = Stage::twisted(world, |_, _, mut replies| {
+        for reply in &mut replies {
+            let epoch = match reply {
+                Reply::Epoch(delivery) => delivery,
+                Reply::Context(context) => &mut context.epoch,
+                _ => continue,
+            };
+            let mut bytes = epoch.slot.unwrap().encode();
+            bytes[40] ^= 1;
+            epoch.slot = Slot::decode(&bytes);
+        }
+        replies
+    });
+    *stage.busy.lock().unwrap() = 5;
+    let mut reader = stage.reader(2).await;
+    assert_eq!(until(&mut reader, "b").await, ["a"]);
+    assert_eq!(*stage.busy.lock().unwrap(), 0);
+}
+
 /// A header with a bit flipped is no header: nothing of its epoch is read, and the next epoch is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_header_is_not_accepted() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sealcast::{Event, PublicKey, StartAt, State, SubscribeOptions, Subscriber, Subscription, TopicLink};
-use sealcast_proto::frame::{Reply, Request, Subscribe};
+use sealcast_proto::frame::{Code, Refusal, Reply, Request, Subscribe};
 
 use crate::hostile::{Answer, Hostile, done};
 use world::{World, identity, key};
@@ -62,6 +62,8 @@ type Twist = Box<dyn FnMut(&Subscribe, PublicKey, Vec<Reply>) -> Vec<Reply> + Se
 struct Stage {
     world: Arc<Mutex<World>>,
     hostile: Hostile,
+    /// How many of the next questions for epochs it is too busy for.
+    busy: Arc<Mutex<u32>>,
 }
 
 impl Stage {
@@ -75,6 +77,8 @@ impl Stage {
     ) -> Self {
         let world = Arc::new(Mutex::new(world));
         let (served, mut twist): (_, Twist) = (world.clone(), Box::new(twist));
+        let busy = Arc::new(Mutex::new(0_u32));
+        let busy_for = busy.clone();
         let hostile = Hostile::scripted(move |who, request| {
             let world = served.lock().unwrap();
             match request {
@@ -82,6 +86,12 @@ impl Stage {
                     Answer::Play(twist(subscribe, who, world.serve(subscribe, &who)))
                 }
                 Request::FetchEpochs { publisher, epoch, .. } => {
+                    let mut busy_for = busy_for.lock().unwrap();
+                    if let Some(left) = busy_for.checked_sub(1) {
+                        *busy_for = left;
+                        let refusal = Refusal { retry_after_ms: 1, ..Refusal::new(Code::Busy, "later") };
+                        return Answer::Play(vec![Reply::Refused(refusal)]);
+                    }
                     let epochs = world.fetch_epochs(publisher, *epoch, &who).into_iter().map(Reply::Epoch);
                     let end = Reply::AtHead { next_offset: world.next_offset(), end_of_stream: true };
                     Answer::Play(epochs.chain([end]).collect())
@@ -89,7 +99,7 @@ impl Stage {
                 _ => done(),
             }
         });
-        Self { world, hostile }
+        Self { world, hostile, busy }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

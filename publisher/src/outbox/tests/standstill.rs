@@ -1,6 +1,7 @@
 //! Nothing gets through, and why is said.
 
 use super::*;
+use crate::outbox::flight::{ANSWER_MS, SLOWEST};
 
 #[test]
 fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
@@ -98,14 +99,46 @@ fn a_broker_that_answers_nothing_is_left_for_another_connection() {
     world.write();
     world.answers.clear();
     let since_ms = world.now;
-    world.advance_clock(crate::outbox::flight::ANSWER_MS - 1);
-    assert_eq!(world.reconnects, 0);
-    world.advance_clock(1);
+    world.advance_clock(ANSWER_MS);
+    assert_eq!(world.reconnects, 0, "its bytes may have taken a moment");
+    world.advance_clock(1_000);
     assert_eq!(world.reconnects, 1);
     assert_eq!(world.outbox.standstill(), Some(Standstill::Unanswered { since_ms }));
     world.settle();
     assert_eq!(world.receipts.len(), 2);
     assert_eq!(world.outbox.standstill(), None);
+    world.assert_dense();
+}
+
+#[test]
+fn a_slow_uplink_is_no_broker_that_answers_nothing() {
+    let mut world = World::new(1);
+    world.send(0);
+    world.settle();
+    // Three batches that are still on their way when the patience with one would be over.
+    for n in 1..4 {
+        world.send(n);
+        world.write();
+    }
+    let answers = std::mem::take(&mut world.answers);
+    assert_eq!(answers.len(), 3);
+    for answer in answers {
+        world.advance_clock(ANSWER_MS - 1);
+        assert_eq!(world.reconnects, 0);
+        world.input(Input::Acked(answer.unwrap()));
+    }
+    assert_eq!(world.receipts.len(), 4);
+
+    // And one that takes as long by itself.
+    world.send_bytes(4, sealcast_proto::limits::MAX_MESSAGE / 2);
+    world.write();
+    let answer = world.answers.pop().unwrap().unwrap();
+    let carried_ms = sealcast_proto::limits::MAX_MESSAGE as u64 / 2 / SLOWEST;
+    assert!(carried_ms > ANSWER_MS);
+    world.advance_clock(carried_ms);
+    assert_eq!((world.reconnects, world.outbox.standstill()), (0, None));
+    world.input(Input::Acked(answer));
+    assert_eq!(world.receipts.len(), 5);
     world.assert_dense();
 }
 

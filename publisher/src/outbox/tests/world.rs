@@ -182,6 +182,11 @@ impl World {
         self.input(Input::Send { token, message });
     }
 
+    pub(super) fn send_bytes(&mut self, token: u64, len: usize) {
+        let message = Message::from("m".repeat(len)).encode().unwrap();
+        self.input(Input::Send { token, message });
+    }
+
     pub(super) fn advance_clock(&mut self, ms: u64) {
         self.now += ms;
         self.input(Input::Tick);

@@ -108,15 +108,21 @@ impl Subscribe {
             outages,
         };
         // From here on a kill resumes here, not at whatever is the newest by then.
-        tokio::select! {
-            saved = reader.save(&mut subscription) => saved?,
-            () = stop.asked() => return Ok(()),
-        }
-        let ended = reader.read(&mut subscription, &mut stop, self.count, self.wait).await;
+        let begun = tokio::select! {
+            saved = reader.save(&mut subscription) => saved.map(|()| None),
+            () = stop.asked() => Ok(Some(Ended::Done)),
+            () = until(self.wait.map(|wait| Instant::now() + wait)) => Ok(Some(Ended::Waited)),
+        };
+        let nothing_came = !matches!(begun, Ok(None));
+        let ended = match begun {
+            Ok(None) => reader.read(&mut subscription, &mut stop, self.count, self.wait).await,
+            Ok(Some(ended)) => Ok(ended),
+            Err(failure) => Err(failure),
+        };
         // What was written is saved. After a failure to write, the cursor stays where it was: it comes again.
         let saved = match &ended {
-            Ok(_) => reader.save(&mut subscription).await,
-            Err(_) => Ok(()),
+            Ok(_) if !nothing_came => reader.save(&mut subscription).await,
+            _ => Ok(()),
         };
         let closed = subscription.close().await.map_err(Failure::from);
         subscriber.close().await;

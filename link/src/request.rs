@@ -3,18 +3,16 @@
 use std::time::Duration;
 
 use sealcast_proto::frame::{Reply, Request};
+use sealcast_proto::limits::SLOWEST_UPLINK;
 use tokio::time::timeout;
 
 use crate::connection::Connection;
 use crate::error::{LinkError, RequestError};
 use crate::framing::{FrameReader, FrameWriter};
+use crate::transport::BROKER_STREAM_WINDOW;
 
 /// Longest wait for an answer, and for progress of a write: as long as QUIC waits before it calls a peer dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// What may still be on its way when the last byte was handed over, bytes: QUIC's window of a stream.
-const UNSENT: u64 = 1_250_000;
-/// The slowest uplink that is waited for, bytes a second: 64 kbit/s.
-const SLOWEST: u64 = 8_000;
 
 impl Connection {
     /// Sends the request (and the frames that belong to it: a bundle, a table's chunks) and waits for the one reply. A
@@ -108,9 +106,10 @@ async fn send_requests(
     Ok(())
 }
 
-/// How long the answer to so many bytes is waited for, once they were handed over: a slow uplink has yet to carry them.
+/// How long the answer to so many bytes is waited for, once they were handed over: a slow uplink has yet to carry them, as far
+/// as the broker's window lets them out.
 fn patience(bytes: u64) -> Duration {
-    ANSWER_TIMEOUT + Duration::from_millis(bytes.min(UNSENT) * 1000 / SLOWEST)
+    ANSWER_TIMEOUT + Duration::from_millis(bytes.min(BROKER_STREAM_WINDOW.into()) * 1000 / SLOWEST_UPLINK)
 }
 
 #[cfg(test)]
@@ -122,6 +121,6 @@ mod tests {
         assert_eq!(patience(0), ANSWER_TIMEOUT);
         assert_eq!(patience(80_000), ANSWER_TIMEOUT + Duration::from_secs(10));
         // More than the window was carried already.
-        assert_eq!(patience(u64::MAX), patience(UNSENT));
+        assert_eq!(patience(u64::MAX), patience(BROKER_STREAM_WINDOW.into()));
     }
 }

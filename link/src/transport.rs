@@ -22,7 +22,7 @@ pub(crate) const IDLE_TIMEOUT_MS: u32 = 30_000;
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Bytes in flight toward the broker on one stream: a largest record, so that one record never waits for a round trip.
-const BROKER_STREAM_WINDOW: u32 = 1_280 << 10;
+pub(crate) const BROKER_STREAM_WINDOW: u32 = 1_280 << 10;
 /// Bytes in flight toward a client on one stream: 40 MB/s at 100 ms of round trip.
 const CLIENT_STREAM_WINDOW: u32 = 4 << 20;
 /// Bytes in flight toward a client on one connection: several subscriptions side by side.

@@ -16,6 +16,9 @@ pub const MAX_SIGNED_BODY: usize = 1024;
 pub const MAX_CONTROL_FRAME: usize = 16 << 10;
 /// A record frame, bytes: the largest batch and what surrounds it.
 pub const MAX_RECORD_FRAME: usize = MAX_BATCH_CIPHERTEXT + 1024;
+/// The slowest uplink whose bytes are waited for, bytes a second: 64 kbit/s. Nothing slower carries a largest record within two
+/// minutes and a half.
+pub const SLOWEST_UPLINK: u64 = 8_000;
 /// Operations in one roster entry, a count: larger changes take several entries.
 pub const MAX_OPS: usize = 16_384;
 /// The encoded operations of one entry, bytes: 16,384 of at most 52 bytes and one policy.

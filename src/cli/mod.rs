@@ -9,6 +9,7 @@ mod input;
 mod inspect;
 mod keygen;
 mod keys;
+mod left_over;
 mod links;
 mod output;
 mod own_broker;

@@ -9,9 +9,9 @@ use super::Global;
 use super::confirmed::{ConfirmArg, all_heard, say_confirmed};
 use super::failure::Failure;
 use super::keys::IdentityArg;
+use super::left_over::say_left_over;
 use super::links::TopicArg;
 use super::say::say;
-use super::topic::left_over::say_left_over;
 
 /// Make every publisher begin a fresh key, wrapped anew to every member
 ///

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealcast_envelope::PrekeyRing;
-use sealcast_link::{Link, LinkError, RequestError};
-use sealcast_proto::frame::{Code, EpochDelivery, Reply};
+use sealcast_link::{Link, LinkError, Passing, RequestError};
+use sealcast_proto::frame::{EpochDelivery, Reply};
 use sealcast_proto::{Identity, Offset};
 use sealcast_state::{PrekeyStore, RoleState, StateError};
 use tokio::sync::{mpsc, oneshot};
@@ -334,13 +334,14 @@ impl Driver {
             }
             Answer::Epochs(Err(error)) => {
                 tracing::warn!(%error, "epochs could not be fetched");
-                tasks.fetch_failures += u32::from(makes_no_sense(&error));
+                let again = again(&error);
+                tasks.fetch_failures += u32::from(again.is_none());
                 if tasks.fetch_failures >= MAX_FETCH_FAILURES {
                     tasks.fetch_failures = 0;
                     self.put(Input::Epochs(Vec::new()), tasks);
                 } else {
                     // The batch that needs them comes again.
-                    self.lost(tasks, retry_after_ms(&error));
+                    self.lost(tasks, again.unwrap_or_default());
                 }
             }
         }
@@ -392,21 +393,12 @@ impl Driver {
     }
 }
 
-/// Whether a broker that is asked again would say the same.
-fn makes_no_sense(error: &RequestError) -> bool {
-    match error {
-        RequestError::Refused(refusal) => {
-            !matches!(refusal.code, Code::Busy | Code::ReadOnly | Code::Draining)
-        }
-        RequestError::Link(LinkError::Frame(_) | LinkError::Protocol(_)) | RequestError::NoAnswer => true,
-        RequestError::Link(_) => false,
-    }
-}
-
-fn retry_after_ms(error: &RequestError) -> u64 {
-    match error {
-        RequestError::Refused(refusal) => refusal.retry_after_ms,
-        _ => 0,
+/// When to ask for epochs again, milliseconds from now; `None` where the broker would say the same.
+fn again(error: &RequestError) -> Option<u64> {
+    match Passing::failed(error) {
+        Some(Passing::Turn(ms) | Passing::Trouble(ms)) => Some(ms),
+        // A slow connection is no fault of the answer.
+        None => matches!(error, RequestError::Link(LinkError::Late(_))).then_some(0),
     }
 }
 

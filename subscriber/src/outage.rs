@@ -21,8 +21,8 @@ impl std::fmt::Debug for Outages {
 }
 
 impl Outages {
-    /// The next change: `Some` says why no broker of the link has carried the subscription for five seconds, `None` that one
-    /// does again. It is asked for again all the while. Never completes once the subscription has ended. Cancel-safe.
+    /// The next change: `Some` says why no broker of the link has carried the subscription for five seconds since that was
+    /// noticed (a dead one is after 30 s of silence at most), `None` that one does again. It is asked for again all the while. Never completes once the subscription has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Arc<str>> {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;

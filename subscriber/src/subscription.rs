@@ -76,7 +76,8 @@ impl Subscription {
 
     /// Counts everything returned so far as taken and saves it; when it returns, that is on the disk.
     ///
-    /// Where a tag is in use, what is saved is what the last tag covers.
+    /// Where a tag is in use, what is saved is what the last tag covers. At the very beginning it waits until the broker has shown
+    /// the roster: before, there is no place at which to resume.
     ///
     /// # Errors
     /// [`SubscribeError::State`]: it was not saved; what was saved before is intact.

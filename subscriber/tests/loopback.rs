@@ -332,3 +332,24 @@ async fn a_newcomer_begins_with_the_epoch_that_is_for_it() {
     topic.publish("now").await.unwrap();
     assert_eq!(text(&mut subscription).await, "now");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_before_anything_came_is_the_place_to_resume_at() {
+    let world = World::new().await;
+    let mut subscription = world.subscribe(StartAt::Latest).await;
+    subscription.commit().await.unwrap();
+    // As after a kill: what is on the disk now, and nothing of what an orderly end adds.
+    let (from, to) = (world.dir.path().join("reader"), world.dir.path().join("copy"));
+    let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status().unwrap();
+    assert!(copied.success());
+    world.topic().await.publish("between").await.unwrap();
+    let again = Subscriber::new(world.reader.clone(), world.state("copy"));
+    let mut again = again.subscribe(&world.link, StartAt::Resume).await.unwrap();
+    assert!(again.resumed());
+    loop {
+        match tokio::time::timeout(LIMIT, again.next()).await.unwrap().unwrap() {
+            Ok(received) => break assert_eq!(received.message.payload, "between"),
+            Err(event) => assert!(!event.is_terminal(), "{event}"),
+        }
+    }
+}

@@ -477,3 +477,22 @@ fn a_roster_that_nobody_confirmed_is_named_by_the_publisher() {
     });
     publish().ok();
 }
+
+#[test]
+fn a_topic_that_was_half_made_is_not_lost() {
+    let feed = Feed::new(&[]);
+    let broker = feed.broker.link.clone();
+    // With its owner one publisher too many.
+    let mut args: Vec<String> = ["topic", "create", "half", "--broker", &broker].map(Into::into).into();
+    for _ in 0..sealcast_proto::limits::MAX_ROLES {
+        args.extend(["-p".into(), Identity::generate(&mut rand::rng()).public().to_string()]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let ran = run_as(&feed, "owner", &args);
+    ran.fails(1, "the topic was created, but not all of its members were added", "`sealcast topic add`");
+    let (_, link) = ran.stderr.split_once("its link is ").unwrap();
+    let reader = Identity::generate(&mut rand::rng()).public().to_string();
+    let added = run_as(&feed, "owner", &["topic", "add", link.trim(), "-r", &reader]);
+    added.ok();
+    assert!(added.stderr.contains("added 1 reader"), "{}", added.stderr);
+}

@@ -15,9 +15,6 @@ use crate::standstill::Standstill;
 
 /// How long a record may go without an answer, milliseconds: many slow fsyncs, and not so long that nobody waits for it.
 pub(super) const ANSWER_MS: u64 = 30_000;
-/// The slowest uplink that is waited for, bytes a millisecond: 64 kbit/s. Of a record all of which is written, up to a whole
-/// window of QUIC's may have yet to go out.
-pub(super) const SLOWEST: u64 = 8;
 
 /// A record on its way: kept as bytes, to be sent again verbatim.
 pub(super) struct Flight {
@@ -326,7 +323,8 @@ impl Outbox {
     /// When the oldest record that was sent has waited too long for its answer.
     pub(super) fn answer_due(&self) -> Option<u64> {
         let oldest = self.flight.front().filter(|flight| flight.sent && flight.acked.is_none())?;
-        let carried_ms = u64::try_from(oldest.frame.len()).unwrap_or(u64::MAX) / SLOWEST;
+        let carried_ms = u64::try_from(oldest.frame.len()).unwrap_or(u64::MAX).saturating_mul(1000)
+            / limits::SLOWEST_UPLINK;
         let patience = ANSWER_MS.saturating_add(carried_ms);
         self.connected.then(|| oldest.waits_ms.saturating_add(patience))
     }

@@ -113,7 +113,8 @@ impl Subscribe {
             () = stop.asked() => Ok(Some(Ended::Done)),
             () = until(self.wait.map(|wait| Instant::now() + wait)) => Ok(Some(Ended::Waited)),
         };
-        let nothing_came = !matches!(begun, Ok(None));
+        // Where nothing came there is nothing to save, and perhaps no place yet.
+        let reads = matches!(begun, Ok(None));
         let ended = match begun {
             Ok(None) => reader.read(&mut subscription, &mut stop, self.count, self.wait).await,
             Ok(Some(ended)) => Ok(ended),
@@ -121,7 +122,7 @@ impl Subscribe {
         };
         // What was written is saved. After a failure to write, the cursor stays where it was: it comes again.
         let saved = match &ended {
-            Ok(_) if !nothing_came => reader.save(&mut subscription).await,
+            Ok(_) if reads => reader.save(&mut subscription).await,
             _ => Ok(()),
         };
         let closed = subscription.close().await.map_err(Failure::from);

@@ -10,9 +10,9 @@ use crate::cli::Global;
 use crate::cli::confirmed::{ConfirmArg, all_heard, say_confirmed, say_unheard};
 use crate::cli::failure::Failure;
 use crate::cli::keys::{IdentityArg, MembersArg};
+use crate::cli::left_over::say_left_over;
 use crate::cli::links::TopicArg;
 use crate::cli::say::{count, say};
-use crate::cli::topic::left_over::say_left_over;
 
 /// Add members, or give members another role
 ///

@@ -1,7 +1,6 @@
 //! `sealcast topic …`: a topic and who may read and publish there.
 
 mod create;
-pub(crate) mod left_over;
 mod members;
 mod show;
 

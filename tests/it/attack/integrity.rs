@@ -246,8 +246,10 @@ async fn keys_that_a_busy_broker_withholds_are_asked_for_again() {
         }
         replies
     });
-    *stage.busy.lock().unwrap() = 5;
+    *stage.busy.lock().unwrap() = u32::MAX;
     let mut reader = stage.reader(2).await;
+    assert_eq!(until(&mut reader, "Stalled").await, [""; 0], "that they are withheld is said meanwhile");
+    *stage.busy.lock().unwrap() = 3;
     assert_eq!(until(&mut reader, "b").await, ["a"]);
     assert_eq!(*stage.busy.lock().unwrap(), 0);
 }

@@ -1,7 +1,7 @@
 //! Nothing gets through, and why is said.
 
 use super::*;
-use crate::outbox::flight::{ANSWER_MS, SLOWEST};
+use crate::outbox::flight::ANSWER_MS;
 
 #[test]
 fn an_old_roster_stops_the_sealing_where_the_policy_says_so() {
@@ -133,7 +133,8 @@ fn a_slow_uplink_is_no_broker_that_answers_nothing() {
     world.send_bytes(4, sealcast_proto::limits::MAX_MESSAGE / 2);
     world.write();
     let answer = world.answers.pop().unwrap().unwrap();
-    let carried_ms = sealcast_proto::limits::MAX_MESSAGE as u64 / 2 / SLOWEST;
+    let carried_ms =
+        sealcast_proto::limits::MAX_MESSAGE as u64 / 2 * 1000 / sealcast_proto::limits::SLOWEST_UPLINK;
     assert!(carried_ms > ANSWER_MS);
     world.advance_clock(carried_ms);
     assert_eq!((world.reconnects, world.outbox.standstill()), (0, None));

@@ -7,7 +7,7 @@ use sealcast_proto::{Offset, Signed};
 
 use super::client::*;
 use super::world::*;
-use crate::inbox::Input;
+use crate::inbox::{Effects, Input};
 
 fn world() -> (World, Pen) {
     let mut world = World::new(&[2, 3]);
@@ -220,6 +220,10 @@ fn a_refusal_ends_it_or_is_asked_again() {
     let mut client = Client::new(&world, 2, Begin::Earliest);
     client.feed(&world, [Reply::Refused(Refusal::new(Code::Draining, "soon"))]);
     assert_eq!((client.resubscribed, client.ended), (1, false));
+    let later = Refusal { retry_after_ms: 700, ..Refusal::new(Code::Busy, "full") };
+    let mut effects = Effects::default();
+    client.inbox.handle(Input::Reply(Reply::Refused(later)), 0, &mut effects);
+    assert_eq!((effects.resubscribe.is_some(), effects.retry_after_ms), (true, 700));
     client.feed(&world, [Reply::Refused(Refusal::new(Code::NotAllowed, "no"))]);
     assert_eq!(client.said(), ["NotAllowed"]);
 }

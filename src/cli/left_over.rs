@@ -4,8 +4,8 @@ use sealcast_proto::PublicKey;
 use sealcast_proto::roster::Op;
 use sealcast_publisher::TopicAdmin;
 
-use crate::cli::failure::Failure;
-use crate::cli::say::{grouped, say};
+use super::failure::Failure;
+use super::say::{grouped, say};
 
 /// Members named before the others are only counted, a count.
 const NAMED: usize = 8;

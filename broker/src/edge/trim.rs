@@ -54,19 +54,14 @@ pub(crate) async fn settle(shared: &Shared, order: &Order, topic: &Topic) -> Res
     let Some(said) = topic.trims.said() else { return Ok(0) };
     topic.stored_up_to(said.trim.before, shared.limits().next_frame).await;
     let (id, trim) = (topic.id(), said.trim.clone());
-    let work = move |log: &dyn Log| {
-        if trim.before <= log.bounds(&id)?.first {
-            return Ok(Some(0));
+    let trimmed = match shared.storage.reads.run(move |log| apply(log, id, &trim)).await? {
+        Applied::Trimmed(records) => records,
+        Applied::Behind => return Ok(0),
+        Applied::Differs => {
+            tracing::error!(topic = %id.short(), at = said.at, "this broker's view is not that of the others: stop it, move its `view` and `view.marks` away, and start it again");
+            order.fail();
+            return Ok(0);
         }
-        if left(log, id, trim.before)? != *trim {
-            return Ok(None);
-        }
-        retention::trim(log, id, trim.before).map(Some)
-    };
-    let Some(trimmed) = shared.storage.reads.run(work).await? else {
-        tracing::error!(topic = %id.short(), at = said.at, "this broker's view is not that of the others: stop it, move its `view` and `view.marks` away, and start it again");
-        order.fail();
-        return Ok(0);
     };
     if said.ours {
         let removed = order.cluster().remove(&id, said.at, &said.trim).await;
@@ -78,6 +73,31 @@ pub(crate) async fn settle(shared: &Shared, order: &Order, topic: &Topic) -> Res
     }
     topic.trims.done(said.at);
     Ok(trimmed)
+}
+
+/// What came of a trim.
+#[derive(Debug, PartialEq, Eq)]
+enum Applied {
+    /// So many records went, perhaps earlier.
+    Trimmed(u64),
+    /// The view has not got so far yet: it is tried again, and nothing can be said of it.
+    Behind,
+    /// The view has got there, and is another one.
+    Differs,
+}
+
+fn apply(log: &dyn Log, topic: TopicId, trim: &Trim) -> Result<Applied, LogError> {
+    let bounds = log.bounds(&topic)?;
+    if trim.before <= bounds.first {
+        return Ok(Applied::Trimmed(0));
+    }
+    if bounds.next < trim.before {
+        return Ok(Applied::Behind);
+    }
+    if left(log, topic, trim.before)? != *trim {
+        return Ok(Applied::Differs);
+    }
+    retention::trim(log, topic, trim.before).map(Applied::Trimmed)
 }
 
 /// Says in the order that what stands before `before` may go; waits until that was read back.
@@ -147,4 +167,34 @@ pub(crate) async fn remove_parts(shared: &Shared, order: &Order) -> Result<(), O
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::{MemoryLog, Write};
+
+    #[test]
+    fn a_view_that_is_not_there_yet_is_no_other_view() {
+        let (log, topic) = (MemoryLog::new(), TopicId([7; 32]));
+        let append = |offset| {
+            let (offset, record) = (Offset(offset), Bytes::from_static(b"record"));
+            log.write(&[Write::Append { topic, offset, stored_ms: 1, record }], true).unwrap();
+        };
+        log.write(&[Write::CreateTopic { topic, genesis: Bytes::from_static(b"genesis") }], true).unwrap();
+        // Others hold a publisher's header there; this one has read nothing of it yet.
+        let left = Left { publisher: crate::hand::key(1), headers: vec![Offset(2)], batches: Vec::new() };
+        let theirs = Trim { before: Offset(5), left: vec![left] };
+        let ours = Trim { before: Offset(5), left: Vec::new() };
+        append(1);
+        assert_eq!(apply(&log, topic, &theirs).unwrap(), Applied::Behind);
+        append(4);
+        append(8);
+        assert_eq!(apply(&log, topic, &theirs).unwrap(), Applied::Differs, "it is there, and without it");
+        assert_eq!(log.bounds(&topic).unwrap().first, Offset(0), "nothing went");
+        assert_eq!(apply(&log, topic, &ours).unwrap(), Applied::Trimmed(2));
+        assert_eq!(apply(&log, topic, &ours).unwrap(), Applied::Trimmed(0));
+    }
 }

@@ -18,6 +18,8 @@ use crate::store::{
 pub(crate) enum Disk {
     Well,
     Full,
+    /// Says that it is full, and has stored what was written.
+    Unsure,
     Broken,
 }
 
@@ -66,6 +68,9 @@ type Result<T> = std::result::Result<T, LogError>;
 
 impl Log for Faulty {
     fn write(&self, writes: &[Write], sync: bool) -> Result<()> {
+        if self.disk.load(Ordering::SeqCst) == Disk::Unsure as u8 {
+            self.inner.write(writes, sync)?;
+        }
         self.room()?;
         self.syncs.fetch_add(usize::from(sync), Ordering::SeqCst);
         self.inner.write(writes, sync)?;
@@ -77,7 +82,7 @@ impl Log for Faulty {
 
     fn room(&self) -> Result<()> {
         match self.disk.load(Ordering::SeqCst) {
-            disk if disk == Disk::Full as u8 => {
+            disk if disk == Disk::Full as u8 || disk == Disk::Unsure as u8 => {
                 Err(LogError::Full { dir: PathBuf::from("/full"), free: 0, reserve: 1 })
             }
             disk if disk == Disk::Broken as u8 => {

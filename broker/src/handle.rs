@@ -140,6 +140,8 @@ pub(crate) enum WatchEvent {
     End(Offset, Box<Context>),
     Head(Arc<Signed<RosterHead>>),
     Prekey(Arc<Signed<Prekey>>),
+    /// The log may hold what was not told.
+    Again,
 }
 
 /// A publisher's sign of life on its way to readers.

@@ -167,6 +167,12 @@ impl Ring {
         }
     }
 
+    /// Forgets everything: whoever stands before `first` reads the log.
+    pub(crate) fn restart(&self, first: Offset) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        *inner = Inner { items: VecDeque::new(), first, bytes: 0 };
+    }
+
     /// Whether it holds nothing that will be too old some day.
     pub(crate) fn is_empty(&self) -> bool {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).items.is_empty()

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::{Actor, keep};
+use crate::handle::WatchEvent;
 use crate::load::{self, Loaded};
 use crate::store::{Log, LogError};
 
@@ -23,8 +24,13 @@ impl Actor {
                 self.machine = machine;
                 self.writer = writer;
                 self.topic.replace_index(index, keep(&self.machine));
-                self.stored.send_replace(self.machine.visible());
-                self.visible.send_replace(self.machine.visible());
+                // A write may have failed and its records stand in the log all the same: they were never told, and the ring
+                // does not hold them. Nor is anything to be read there that the log lost.
+                let visible = self.machine.visible();
+                self.topic.ring().restart(visible);
+                self.stored.send_replace(visible);
+                self.visible.send_replace(visible);
+                self.topic.tell(WatchEvent::Again);
                 tracing::info!(topic = %self.topic.id().short(), "took up the log again");
             }
             Ok(Err(error)) => tracing::error!(topic = %self.topic.id().short(), %error, "still read-only"),

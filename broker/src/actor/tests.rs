@@ -127,6 +127,27 @@ async fn a_full_disk_refuses_and_goes_on_once_there_is_space() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_write_stored_all_the_same_reaches_who_is_live() {
+    let mut bench = Bench::new(Policy::default()).await;
+    let (first, second) = (bench.hand.batch(b"first"), bench.hand.batch(b"second"));
+    bench.batch(&first).await;
+    assert!(matches!(bench.answer().await, Answer::Ack(ack) if ack.offset == Offset(2)));
+    let mut events = bench.topic.events();
+    bench.disk.becomes(Disk::Unsure);
+    bench.batch(&second).await;
+    assert!(matches!(bench.answer().await, Answer::Refused(refusal) if refusal.code == Code::ReadOnly));
+    assert_eq!(bench.topic.head(), Offset(3));
+    bench.disk.becomes(Disk::Well);
+    // It is found in the log, and acknowledged as what it is: a repeat.
+    assert_eq!(bench.insist(&second).await.offset, Offset(3));
+    assert_eq!(bench.topic.head(), Offset(4));
+    // A reader that had everything before goes to the log for it, not past it.
+    assert!(bench.topic.ring().is_behind(Offset(3)) && !bench.topic.ring().is_behind(Offset(4)));
+    let told = timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
+    assert!(matches!(told, WatchEvent::Again), "and watches read it again: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_disk_is_read_only_until_a_restart() {
     let mut bench = Bench::new(Policy::default()).await;
     let batch = bench.hand.batch(b"lost");

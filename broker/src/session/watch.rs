@@ -49,7 +49,7 @@ fn is_officer(opened: &Opened) -> bool {
 enum Next {
     /// It is no officer any more.
     Removed,
-    /// It fell behind: what it missed is read from the log.
+    /// It fell behind, or was not told everything: what it missed is read from the log.
     Again,
 }
 
@@ -162,6 +162,7 @@ impl Watch<'_> {
     async fn event(&mut self, event: WatchEvent) -> Result<Option<Next>, End> {
         match event {
             WatchEvent::Roster(item) => return self.entry(&item).await,
+            WatchEvent::Again => return Ok(Some(Next::Again)),
             WatchEvent::Epoch(offset, item) if offset >= self.from => {
                 self.send(&Reply::Epoch(item.delivery(offset))).await?;
             }
